@@ -124,7 +124,7 @@ class Policy:
             raise TypeError(f"max_result must be a number of bytes, not {type(max_result).__name__}")
         if max_result < 0:
             raise ValueError(f"max_result must be at least 0, not {max_result}")
-        self.__attrs_init__(
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue]  # attrs makes it; pyright does not know
             ttl=seconds(ttl, "ttl", minimum=_MIN_DURATION),
             lease=seconds(lease, "lease", minimum=_MIN_DURATION),
             max_run=seconds(max_run, "max_run"),
