@@ -1,0 +1,41 @@
+"""The test kit: for who writes a store, and for who tests code that is guarded.
+
+Importing idempo never imports it. Parts that need pytest or hypothesis (``pip install idempo[testing]``) import them
+when they are first asked for, so that the rest works without.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from idempo.testing.clock import FakeClock
+
+if TYPE_CHECKING:
+    from idempo.testing.contract import AsyncStoreContract, StoreContract
+
+_NEEDS_MORE = {
+    "AsyncStoreContract": "contract",
+    "StoreContract": "contract",
+}
+
+__all__ = [
+    "AsyncStoreContract",
+    "FakeClock",
+    "StoreContract",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _NEEDS_MORE.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if module == "contract":
+        import pytest
+
+        # The cases are plain asserts in modules that are no test modules: pytest explains only those it is told of.
+        for group in ("case", "ability_cases", "claim_cases", "key_cases", "race_cases", "time_cases", "write_cases"):
+            pytest.register_assert_rewrite(f"idempo.testing._{group}")
+    value = getattr(import_module(f"idempo.testing.{module}"), name)
+    globals()[name] = value
+    return value
