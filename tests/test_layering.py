@@ -29,7 +29,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (1, "records"),
     (1.5, "policy"),
     (2, "protocols fingerprint envelope codecs seals"),
-    (2, "_json_classes _json_values"),
+    (2, "_canonical _canonical_types _json_classes _json_values _return_types"),
     (3, "decisions stores.memory stores.sqlite stores.cas"),
     (3, "stores._transitions stores._sqlite_table stores._sqlite_connections"),
     (3.5, "stores"),  # what picks a store by its URL
