@@ -32,7 +32,11 @@ def _prefix(codec: Codec) -> bytes:
 
 def _context(namespace: str, key_value: str, fingerprint: bytes | None) -> bytes:
     """Return key and fingerprint as bytes that no other key and fingerprint give: each part behind its length."""
-    parts = [b"idempo outcome 1", namespace.encode("utf-8", "surrogatepass"), key_value.encode("utf-8", "surrogatepass")]
+    parts = [
+        b"idempo outcome 1",
+        namespace.encode("utf-8", "surrogatepass"),
+        key_value.encode("utf-8", "surrogatepass"),
+    ]
     if fingerprint is not None:
         parts.append(fingerprint)
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
@@ -95,9 +99,7 @@ class Outcomes:
             return packed
         return self._seal.seal(packed, context=_context(namespace, key_value, fingerprint))
 
-    def encode_error(
-        self, error: BaseException, namespace: str, key_value: str, fingerprint: bytes | None
-    ) -> bytes:
+    def encode_error(self, error: BaseException, namespace: str, key_value: str, fingerprint: bytes | None) -> bytes:
         """Return the outcome of an operation that raised a declared error: its class, arguments and attributes.
 
         Cause, context and traceback are not kept.
@@ -132,13 +134,14 @@ class Outcomes:
 
         Args:
             reason: Why, for people: names of classes and sizes, nothing of the result. Cut after 500 characters.
+            namespace: Of the key.
+            key_value: Of the key.
+            fingerprint: Of the record.
         """
         body = reason[:_LONGEST_REASON].encode("utf-8", "backslashreplace")
         return self._sealed(pack(Kind.LOST, body), namespace, key_value, fingerprint)
 
-    def read(
-        self, outcome: bytes, namespace: str, key_value: str, fingerprint: bytes | None
-    ) -> tuple[Kind, Any]:
+    def read(self, outcome: bytes, namespace: str, key_value: str, fingerprint: bytes | None) -> tuple[Kind, Any]:
         """Return what a stored outcome says.
 
         Returns:
@@ -177,7 +180,7 @@ class Outcomes:
             raise _undecodable(error) from error
         try:
             return Kind.ERROR, _exceptions.put_together(cls, args, members)
-        except Exception as reason:
+        except Exception as reason:  # noqa: BLE001  # told in the outcome
             return Kind.LOST, f"the operation raised {name}, which cannot be rebuilt ({type(reason).__name__})"
 
     def _sealed(self, packed: bytes, namespace: str, key_value: str, fingerprint: bytes | None) -> bytes:
