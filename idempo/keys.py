@@ -91,23 +91,22 @@ def compile_call(
         )
     everything = target.whole_parameters(without=ignored)
     key_of = payload_of = None
+    text, digest = "''", "None"
     source = CallSource(target.qualname, target.parameters.values(), fingerprinter)
     if key is ALL_ARGUMENTS:
         digest = source.add_digest(everything)
         text = f"{digest}.hex()"
-    elif key_of := target.callable(key, "key"):
-        text = "''"
-    else:
+    elif (key_of := target.callable(key, "key")) is None:
         text = source.add_key(target.paths(key, "key"))
     if payload is EVERYTHING:
         if key is not ALL_ARGUMENTS:
             digest = source.add_digest(everything)
-    elif payload is None or (payload_of := target.callable(payload, "payload")):
+    elif payload is None or (payload_of := target.callable(payload, "payload")) is not None:
         digest = "None"
     else:
         digest = source.add_digest(target.paths(payload, "payload", without=ignored))
     compiled = source.compile(f"({text}, {digest})")
-    if key_of or payload_of:
+    if key_of is not None or payload_of is not None:
         return _with_callables(compiled, key_of, payload_of, f"the key that key= made for {target}", fingerprinter)
     return compiled
 
@@ -200,7 +199,7 @@ class _Target:
         """Return the parameters that ``ignore`` names."""
         if isinstance(ignore, str):
             ignore = (ignore,)
-        if not isinstance(ignore, Collection) or isinstance(ignore, bytes | Mapping):
+        if not isinstance(ignore, Collection):
             raise TypeError(f"{self}: ignore= must be names of parameters, not {ignore!r}")
         for name in ignore:
             self._check_root(name, name, "ignore")
@@ -237,6 +236,6 @@ class _Target:
         return path
 
     def _check_root(self, root: object, text: object, option: str) -> None:
-        if root not in self.parameters:
+        if not isinstance(root, str) or root not in self.parameters:
             known = ", ".join(self.parameters) or "none"
             raise TypeError(f"{self} has no parameter {root!r}, named by {option}={text!r}; it has: {known}")
