@@ -65,8 +65,8 @@ class JsonCodec:
     Kept are None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, Decimal,
     Fraction, UUID, datetime, date, time and timedelta, and the classes that it was told of: attrs classes,
     dataclasses, namedtuples and Enums. Anything else, a subclass of one of these included, is refused and never turned
-    into something like it. Decoding imports nothing and calls no class: instances get their fields back as they were stored, without
-    ``__init__``, ``__post_init__`` or converters.
+    into something like it. Decoding imports nothing and calls no class: instances get their fields back as they were
+    stored, without ``__init__``, ``__post_init__`` or converters.
 
     Args:
         types: Classes to keep, with the classes of their fields. A guarded function's return annotation adds to them.

@@ -1,7 +1,8 @@
 r"""The small frame around every stored outcome: whose it is, which kind of end, and whether it arrived whole.
 
 Layout, big-endian: ``b"\xd6i"``, one byte of version, one letter of `Kind`, four bytes of the body's length, four of
-CRC-32 over the first four and the body, then the body. A checksum finds damage, not forgery: that is what a seal is for.
+CRC-32 over the first four and the body, then the body. A checksum finds damage, not forgery: that is a seal's
+work.
 """
 
 from __future__ import annotations
