@@ -344,7 +344,7 @@ def _is_deep(text: str) -> bool:
         data = data.replace(rb"\\", b"").replace(rb"\"", b"")
     brackets = data.translate(_ONE_KIND_OF_BRACKET, _ALL_BUT_QUOTES_AND_BRACKETS).replace(b'""', b"")
     if b'"' in brackets:
-        # Brackets inside of strings: still those with an odd number of quotes before them, as only pairs were taken out.
+        # Brackets inside of strings still have an odd number of quotes before them, since only pairs were taken out.
         brackets = _STRINGS.sub(b"", brackets)
     for _ in range(MAX_DEPTH):
         if not brackets:
