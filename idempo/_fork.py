@@ -1,0 +1,60 @@
+"""Locks that a forked child finds free, and what else must be put right there."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+_PATIENCE: Final = 1.0  # seconds; a lock held longer than this while a thread forks is not waited for
+
+
+class _ForkGuard:
+    """Takes every registered lock around a fork, so that no child inherits a structure half changed."""
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakSet[threading.RLock] = weakref.WeakSet()  # type: ignore[valid-type]
+        self._taken: list[threading.RLock] = []  # type: ignore[valid-type]
+        self._in_child: list[Callable[[], None]] = []
+        self.generation = 0
+
+    def lock(self) -> threading.RLock:  # type: ignore[valid-type]
+        made = threading.RLock()
+        self._locks.add(made)
+        return made
+
+    def call_in_child(self, callback: Callable[[], None]) -> None:
+        self._in_child.append(callback)
+
+    def before(self) -> None:
+        # No idempo lock is ever taken while another is held, so any order will do.
+        self._taken = [lock for lock in list(self._locks) if lock.acquire(timeout=_PATIENCE)]
+
+    def after(self) -> None:
+        taken, self._taken = self._taken, []
+        for lock in taken:
+            lock.release()
+
+    def after_in_child(self) -> None:
+        self.generation += 1
+        self.after()
+        for callback in self._in_child:
+            callback()
+
+
+_guard: Final = _ForkGuard()
+new_lock: Final = _guard.lock
+"""Make a re-entrant lock that no forked child finds taken. Re-entrant: signal handlers and finalizers come between."""
+call_in_child: Final = _guard.call_in_child
+"""Register a callback for every forked child, for the life of the process."""
+
+
+def generation() -> int:
+    """How many forks lie between this process and the one that imported idempo."""
+    return _guard.generation
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
+    os.register_at_fork(before=_guard.before, after_in_parent=_guard.after, after_in_child=_guard.after_in_child)

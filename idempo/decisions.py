@@ -1,0 +1,80 @@
+"""Every rule of conflict in one place: what to do next, given what is known. No I/O, no clock, no user code.
+
+The drivers ask and obey; they decide nothing. The rules are those of the contract: a mismatch before anything else, a
+live claim is waited for, a record in doubt is dealt with by policy, a completed one is replayed.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from idempo.policy import Policy
+from idempo.records import Claim, State
+
+
+class Do(enum.Enum):
+    """What a call does after its claim was answered."""
+
+    RUN = "run"
+    """The key is ours: run the function."""
+    REPLAY = "replay"
+    """Give the stored outcome."""
+    WAIT = "wait"
+    """Wait for the call in progress, then claim anew."""
+    CLAIM_ANEW = "claim anew"
+    """The record changed between two looks at it: claim again, as a new owner."""
+    REFUSE_MISMATCH = "refuse: mismatch"
+    REFUSE_REENTRANT = "refuse: re-entrant"
+    REFUSE_DOUBT = "refuse: in doubt"
+    PROBE = "probe"
+    """Ask the policy's probe whether the effect happened."""
+
+
+class End(enum.Enum):
+    """How a call whose function raised ends its claim."""
+
+    COMPLETE = "complete"
+    """The error is the outcome."""
+    RELEASE = "release"
+    """Nothing happened: free the key."""
+    DOUBT = "doubt"
+    """Nobody knows what happened: leave the record in doubt at once."""
+
+
+def after_claim(claim: Claim, fingerprint: bytes | None, policy: Policy, *, own_call: bool = False) -> Do:
+    """Say what follows from a store's answer, or from a record that was shared within the process.
+
+    Args:
+        claim: The answer; a shared record is a claim that was not acquired.
+        fingerprint: The fingerprint of the call that asks; None where nothing is checked.
+        policy: The policy of the call that asks.
+        own_call: Whether the record is of a call that the asking one stands inside of.
+    """
+    if claim.acquired:
+        return Do.RUN
+    record = claim.record
+    if record.state is State.RELEASED:
+        return Do.CLAIM_ANEW
+    if own_call and record.state is State.RUNNING:
+        return Do.REFUSE_REENTRANT
+    if not agree(fingerprint, record.fingerprint):
+        return Do.REFUSE_MISMATCH
+    if record.state is State.COMPLETED:
+        return Do.REPLAY
+    if record.lease_left is not None and record.lease_left > 0:
+        return Do.WAIT
+    if policy.in_doubt == "rerun":
+        return Do.CLAIM_ANEW
+    return Do.REFUSE_DOUBT if policy.in_doubt == "raise" else Do.PROBE
+
+
+def after_error(error: BaseException, policy: Policy) -> End:
+    """Say how the claim ends when the function raised, was cancelled or interrupted."""
+    if isinstance(error, policy.replay_errors):
+        return End.COMPLETE
+    return End.RELEASE if isinstance(error, policy.releasing) else End.DOUBT
+
+
+def agree(one: bytes | None, other: bytes | None) -> bool:
+    """Say whether two fingerprints are of one payload; None checks nothing."""
+    return one == other or one is None or other is None

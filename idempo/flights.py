@@ -1,0 +1,337 @@
+"""Joining within the process: one call leads a key, its duplicates wait in a room for how it ends.
+
+A *flight* is one call, from before its claim to its end. The table of a store's flights holds at most one per key, and
+only while it flies; the store alone decides who runs, the table only spares it calls. A flight that leaves without an
+outcome vacates its place, and whoever comes first leads next: one waiter per event loop and one thread are nudged, so
+that no stopped loop can swallow the turn, and a burst of n failures costs n wake-ups, not n squared.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import secrets
+import threading
+from collections.abc import Callable, Hashable
+from types import TracebackType
+from typing import Any, Final, TypeAlias, TypeVar, cast
+
+from idempo import _fork
+from idempo.decisions import agree
+from idempo.records import Key, Record, State
+from idempo.terms import Terms
+
+Id: TypeAlias = tuple[str, str]
+
+
+class Phase(enum.Enum):
+    """How far a flight has come."""
+
+    CLAIMING = "claiming"
+    """It asks the store; nobody knows the answer yet."""
+    WAITING = "waiting"
+    """It waits for a call in another process, for itself and for those who joined it."""
+    RUNNING = "running"
+    """It holds the key."""
+    VACANT = "vacant"
+    """It left without an outcome; the next to come leads."""
+    ENDED = "ended"
+
+
+class Failure:
+    """The end of a flight whose function, or store, raised: shared with those who joined it."""
+
+    __slots__ = ("_error", "_traceback")
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+        self._traceback: TracebackType | None = error.__traceback__
+
+    def raised(self) -> BaseException:
+        """Return the error, its traceback as it was at first: else it would grow with each waiter who raises it."""
+        return self._error.with_traceback(self._traceback)
+
+
+class _LookAgain(enum.Enum):
+    LOOK_AGAIN = "look again"
+
+
+LOOK_AGAIN: Final = _LookAgain.LOOK_AGAIN
+"""The end of a flight that tells its waiters nothing but to ask the store themselves."""
+
+Ending: TypeAlias = Record | Failure | _LookAgain
+
+
+class Group:
+    """Waiters that are woken by the same means: the threads, or the tasks of one event loop."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.members: dict[Any, None] = {}
+
+    def wake_all(self) -> None:
+        """Wake every member; from any thread."""
+        raise NotImplementedError  # pragma: no cover (abstract)
+
+    def wake_one(self) -> None:
+        """Wake some member, if there is one; from any thread."""
+        raise NotImplementedError  # pragma: no cover (abstract)
+
+
+GroupT = TypeVar("GroupT", bound=Group)
+
+
+class Room:
+    """Where those who joined a flight, and its successors in the lead, wait."""
+
+    __slots__ = ("end", "groups", "leader", "vacated")
+
+    def __init__(self, leader: Flight) -> None:
+        self.leader: Flight | None = leader
+        self.vacated: Flight | None = None
+        self.end: Ending | None = None
+        self.groups: dict[Hashable, Group] = {}
+
+    def __bool__(self) -> bool:
+        return any(group.members for group in self.groups.values())
+
+
+class Flight:
+    """One call of a key. Made for the call alone; read by those who join it."""
+
+    __slots__ = (
+        "asked_at",
+        "end",
+        "fingerprint",
+        "generation",
+        "id",
+        "key",
+        "offer",
+        "owner",
+        "phase",
+        "record",
+        "renew_at",
+        "renew_until",
+        "returned",
+        "room",
+        "stands_until",
+        "task",
+        "terms",
+        "thread",
+        "value",
+    )
+
+    def __init__(self, id_: Id, fingerprint: bytes | None, terms: Terms) -> None:
+        self.id = id_
+        self.key = Key(*id_)
+        self.fingerprint = fingerprint
+        self.terms = terms
+        self.owner = new_owner()
+        self.thread = threading.get_ident()
+        self.task: object = None
+        self.generation = _fork.generation()
+        self.phase = Phase.CLAIMING
+        self.record: Record | None = None
+        self.stands_until = 0.0
+        self.returned = False
+        self.value: object = None
+        self.room: Room | None = None
+        self.end: Ending | None = None
+        self.offer: bytes | None = None
+
+    asked_at: float
+    renew_at: float
+    renew_until: float
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that this flight's claim is, 0 while unknown."""
+        return 0 if self.record is None else self.record.attempt
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a copy, in a forked child, of a flight of its parent."""
+        return self.generation != _fork.generation()
+
+    def completed(self, outcome: bytes) -> Record:
+        """The record that this flight's outcome makes."""
+        held, ttl = self.record, self.terms.policy.ttl
+        if held is None:  # its claim was never answered, and it ran all the same (store_errors="run")
+            return Record(State.COMPLETED, self.fingerprint, 0, 0, self.owner, outcome, None, ttl)
+        return Record(
+            State.COMPLETED, held.fingerprint, held.attempt, held.token, self.owner, outcome, None, ttl
+        )
+
+
+class Flights:
+    """The flights of one store in this process, by key."""
+
+    __slots__ = ("_lock", "_table")
+
+    def __init__(self) -> None:
+        self._table: dict[Id, Flight] = {}
+        self._lock = _fork.new_lock()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def seat(self, flight: Flight, now: float) -> Flight:
+        """Return the flight to join, or ``flight`` itself, which then claims, in the lead of its key or for itself."""
+        found = self._table.setdefault(flight.id, flight)  # one atomic step
+        if found is flight:
+            return flight
+        with self._lock:
+            found = self._table.setdefault(flight.id, flight)
+            if found is flight or found.end is not None:
+                return found
+            same = agree(flight.fingerprint, found.fingerprint)
+            if found.phase is Phase.VACANT and same:
+                self._succeed(found.room, flight)
+                return flight
+            lapsed = found.phase is Phase.RUNNING and now >= found.stands_until
+            if found.phase is not Phase.VACANT and not lapsed:
+                return found if same else flight
+            self._table[flight.id] = flight
+            found.end = LOOK_AGAIN
+            groups = _close(found, LOOK_AGAIN)
+        for group in groups:
+            group.wake_all()
+        return flight
+
+    def join(
+        self, found: Flight, group_key: Hashable, new_group: Callable[[Room], GroupT], member: Hashable
+    ) -> tuple[Room, GroupT] | None:
+        """Let a waiter into the flight's room; None when it has ended or left meanwhile."""
+        with self._lock:
+            if found.end is not None or found.phase is Phase.VACANT or self._table.get(found.id) is not found:
+                return None
+            room = found.room
+            if room is None:
+                room = found.room = Room(found)
+            group = cast("GroupT | None", room.groups.get(group_key))
+            if group is None:
+                group = room.groups[group_key] = new_group(room)
+            group.members[member] = None
+            return room, group
+
+    def leave(self, room: Room, group: Group, member: Hashable, successor: Flight | None = None) -> bool:
+        """Take a waiter out of its room, and say whether ``successor`` leads now, since nobody else did.
+
+        A waiter that was nudged and leaves without leading passes the nudge on.
+        """
+        with self._lock:
+            group.members.pop(member, None)
+            if room.end is not None or room.leader is not None:
+                return False
+            vacated = room.vacated
+            if successor is not None:
+                self._succeed(room, successor)
+                return True
+            if not room:
+                if vacated is not None and self._table.get(vacated.id) is vacated:
+                    del self._table[vacated.id]
+                return False
+            groups = list(room.groups.values())
+        for one in groups:
+            one.wake_one()
+        return False
+
+    def finish(self, flight: Flight, end: Ending | None, *, outcome: bytes | None = None, offering: bool = False) -> None:
+        """End the flight, and wake whoever joined it.
+
+        Args:
+            flight: The flight.
+            end: What those who joined it get; None for the record that ``outcome`` makes.
+            outcome: The outcome that was stored, or is being offered.
+            offering: The store has not taken the outcome yet: the flight stays, and duplicates get it from here.
+        """
+        with self._lock:
+            flight.phase = Phase.ENDED
+            if not offering and self._table.get(flight.id) is flight:
+                del self._table[flight.id]
+            if flight.room is None and not offering:
+                return
+            if end is None:
+                assert outcome is not None
+                end = flight.completed(outcome)
+            flight.end = end
+            groups = _close(flight, end)
+        for group in groups:
+            group.wake_all()
+
+    def vacate(self, flight: Flight) -> None:
+        """Leave without an outcome: the next to come leads."""
+        with self._lock:
+            flight.phase = Phase.VACANT
+            room = flight.room
+            if not room:
+                if self._table.get(flight.id) is flight:
+                    del self._table[flight.id]
+                return
+            room.leader, room.vacated = None, flight
+            groups = list(room.groups.values())
+        for group in groups:
+            group.wake_one()
+
+    def dismiss(self, flight: Flight) -> None:
+        """Forget an offering flight: its outcome is stored, or never will be."""
+        with self._lock:
+            if self._table.get(flight.id) is flight:
+                del self._table[flight.id]
+
+    def leading(self, id_: Id) -> Flight | None:
+        """The flight that leads a key, if there is one."""
+        return self._table.get(id_)
+
+    def clear(self) -> None:
+        """Forget all flights: in a forked child, where they are the parent's."""
+        self._table.clear()
+
+    def _succeed(self, room: Room | None, flight: Flight) -> None:
+        flight.room = room
+        if room is not None:
+            room.leader = flight
+        self._table[flight.id] = flight
+
+
+def _close(flight: Flight, end: Ending) -> list[Group]:
+    room, flight.room = flight.room, None
+    if room is None:
+        return []
+    room.end, room.leader = end, None
+    return list(room.groups.values())
+
+
+class ThreadGroup(Group):
+    """Waiting threads, each on an event of its own."""
+
+    members: dict[threading.Event, None]
+
+    def wake_all(self) -> None:
+        for event in list(self.members):
+            event.set()
+
+    def wake_one(self) -> None:
+        for event in list(self.members)[:1]:
+            event.set()
+
+
+class _Owners:
+    """Owners: a random prefix of this process, and a count."""
+
+    def __init__(self) -> None:
+        self.renew()
+        _fork.call_in_child(self.renew)
+
+    def renew(self) -> None:
+        prefix = secrets.token_urlsafe(12)
+        count = itertools.count().__next__
+        self.new: Callable[[], str] = lambda: f"{prefix}.{count():x}"
+
+
+_owners: Final = _Owners()
+
+
+def new_owner() -> str:
+    """Return the random token of one claim: 96 random bits of this process, then a count."""
+    return _owners.new()

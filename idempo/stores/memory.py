@@ -1,0 +1,410 @@
+"""Records in this process's memory: the store that a decorated function has when none is given."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, Literal, TypeAlias
+
+from cachetools import LRUCache
+
+from idempo._fork import new_lock
+from idempo.codecs import PickleCodec
+from idempo.errors import StoreFullError
+from idempo.protocols import Codec
+from idempo.records import Claim, Key, Record, State
+
+_Id: TypeAlias = tuple[str, str]
+
+_SWEEP_PER_CLAIM: Final = 8
+_OVERHEAD: Final = 600  # bytes of a completed record beside its outcome, as measured
+
+
+class _Entry:
+    """A record as kept: with points in time where `Record` has seconds left.
+
+    RUNNING while it has a lease, COMPLETED once it has an outcome, RELEASED with neither.
+    """
+
+    __slots__ = ("attempt", "bucket", "expires", "fingerprint", "lease_end", "outcome", "owner", "token")
+
+    def __init__(
+        self, owner: str, fingerprint: bytes | None, attempt: int, token: int, lease_end: float | None
+    ) -> None:
+        self.owner = owner
+        self.fingerprint = fingerprint
+        self.attempt = attempt
+        self.token = token
+        self.lease_end = lease_end
+        self.outcome: bytes | None = None
+
+    expires: float
+    bucket: set[_Id]
+
+    def record(self, now: float) -> Record:
+        lease_end = self.lease_end
+        if lease_end is not None:
+            return Record(
+                State.RUNNING,
+                self.fingerprint,
+                self.attempt,
+                self.token,
+                self.owner,
+                None,
+                lease_end - now,
+                self.expires - now,
+            )
+        state = State.RELEASED if self.outcome is None else State.COMPLETED
+        return Record(
+            state, self.fingerprint, self.attempt, self.token, self.owner, self.outcome, None, self.expires - now
+        )
+
+
+class MemoryStore:
+    """Keeps records in memory, for threads, tasks and event loops of one process. Nothing outlives the process.
+
+    Records that run or are in doubt are never evicted; completed ones go, least recently used first, when the store is
+    full, and are counted in `evictions`. An evicted operation is forgotten: a duplicate of it would run again, so
+    choose ``max_records`` for the number of keys within their ``ttl``.
+
+    Expired records are removed a few at a time, with each claim; no call does unbounded work. A completed record takes
+    some 700 bytes beside its outcome.
+
+    Args:
+        max_records: The most records at once, in whatever state.
+        max_bytes: The most bytes of completed records, their outcomes and an estimate of the rest; None for no limit.
+            A single outcome larger than this is still kept, alone.
+        on_full: "evict" makes room by evicting completed records; "refuse" refuses new claims with StoreFullError.
+        clock: Gives seconds, and never runs back.
+
+    Raises:
+        ValueError: ``max_records`` or ``max_bytes`` is below 1, or ``on_full`` is neither word.
+
+    >>> from idempo import Idempotency, MemoryStore
+    >>> guard = Idempotency(MemoryStore(max_records=50_000), namespace="billing")
+    >>> guard.run("order-42", lambda: "placed")
+    'placed'
+    """
+
+    blocking: Final = False
+    shared: Final = False
+
+    def __init__(
+        self,
+        *,
+        max_records: int = 100_000,
+        max_bytes: int | None = None,
+        on_full: Literal["evict", "refuse"] = "evict",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if max_records < 1 or (max_bytes is not None and max_bytes < 1):
+            raise ValueError("max_records and max_bytes must be at least 1")
+        if on_full not in ("evict", "refuse"):
+            raise ValueError(f'on_full must be "evict" or "refuse", not {on_full!r}')
+        self._max_records = max_records
+        self._on_full = on_full
+        self._clock = clock
+        self._lock = new_lock()
+        self._running: dict[_Id, _Entry] = {}
+        self._released: dict[_Id, _Entry] = {}
+        self._completed: LRUCache[_Id, _Entry]
+        if max_bytes is None:
+            self._completed = LRUCache(max_records)
+        else:
+            limit = max_bytes
+            self._completed = LRUCache(limit, lambda entry: min(limit, len(entry.outcome or b"") + _OVERHEAD))
+        self._max_bytes = max_bytes
+        self._expiry = _Expiry()
+        self._watchers: dict[_Id, list[Callable[[], None]]] = {}
+        # Starts from the wall clock, so that fencing tokens also rise from one process to the next.
+        self._tokens = itertools.count(time.time_ns() // 1000)
+        self._evictions = 0
+
+    @property
+    def default_codec(self) -> Codec:
+        """`PickleCodec`: the bytes never leave the process."""
+        return PickleCodec()
+
+    @property
+    def evictions(self) -> int:
+        """How many completed records were evicted before their time."""
+        return self._evictions
+
+    def __len__(self) -> int:
+        """How many records are kept, expired ones that are not yet removed included."""
+        return len(self._running) + len(self._completed) + len(self._released)
+
+    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
+        """See `NearStore.near`."""
+        id_ = (namespace, value)
+        with self._lock:
+            if id_ not in self._completed:
+                return None
+            entry = self._completed[id_]
+        if entry.expires <= self._clock() or entry.outcome is None:
+            return None
+        return entry.fingerprint, entry.outcome, entry.attempt
+
+    def claim(
+        self,
+        key: Key,
+        *,
+        owner: str,
+        fingerprint: bytes | None,
+        lease: float,
+        ttl: float,
+        take_over: bool | str = True,
+    ) -> Claim:
+        """See `Store.claim`.
+
+        Raises:
+            StoreFullError: Records that must not be evicted fill the store, or ``on_full`` is "refuse".
+        """
+        id_ = (key.namespace, key.value)
+        with self._lock:
+            now = self._clock()
+            if self._expiry.due(now):
+                self._sweep(now, _SWEEP_PER_CLAIM)
+            found = self._find(id_, now)
+            took_over = False
+            if found is None:
+                self._make_room(key)
+                entry = _Entry(owner, fingerprint, 1, next(self._tokens), now + lease)
+            elif found.lease_end is None:
+                if found.outcome is not None or found.owner == owner:
+                    return Claim(False, found.record(now), False)
+                entry = _Entry(owner, fingerprint, found.attempt + 1, next(self._tokens), now + lease)
+                self._drop(id_, found)
+            elif found.owner == owner:
+                entry = found
+                entry.lease_end = now + lease
+                entry.bucket.discard(id_)
+            elif (
+                found.lease_end <= now
+                and (take_over is True or take_over == found.owner)
+                and (fingerprint is None or found.fingerprint is None or fingerprint == found.fingerprint)
+            ):
+                took_over = True
+                kept = found.fingerprint if fingerprint is None else fingerprint
+                entry = _Entry(owner, kept, found.attempt + 1, next(self._tokens), now + lease)
+                self._drop(id_, found)
+            else:
+                return Claim(False, found.record(now), False)
+            self._running[id_] = entry
+            self._expiry.add(id_, entry, now + lease + ttl, ttl)
+            claim = Claim(True, entry.record(now), took_over)
+        self._tell(id_)
+        return claim
+
+    def complete(self, key: Key, *, owner: str, outcome: bytes, ttl: float) -> bool:
+        """See `Store.complete`."""
+        id_ = (key.namespace, key.value)
+        with self._lock:
+            now = self._clock()
+            entry = self._find(id_, now)
+            if entry is None or entry.owner != owner:
+                return False
+            if entry.lease_end is None:
+                return entry.outcome is not None
+            self._drop(id_, entry)
+            entry.lease_end = None
+            entry.outcome = outcome
+            self._keep_completed(id_, entry)
+            self._expiry.add(id_, entry, now + ttl, ttl)
+        self._tell(id_)
+        return True
+
+    def release(self, key: Key, *, owner: str, ttl: float) -> bool:
+        """See `Store.release`."""
+        id_ = (key.namespace, key.value)
+        with self._lock:
+            now = self._clock()
+            entry = self._find(id_, now)
+            held = entry is not None
+            if entry is None:
+                entry = _Entry(owner, None, 0, next(self._tokens), None)
+            elif entry.owner != owner or entry.outcome is not None:
+                return False
+            elif entry.lease_end is None:
+                return entry.attempt > 0
+            else:
+                self._drop(id_, entry)
+                entry.lease_end = None
+            self._released[id_] = entry
+            self._expiry.add(id_, entry, now + ttl, ttl)
+        self._tell(id_)
+        return held
+
+    def renew(self, key: Key, *, owner: str, lease: float, ttl: float) -> bool:
+        """See `Store.renew`."""
+        id_ = (key.namespace, key.value)
+        with self._lock:
+            now = self._clock()
+            entry = self._find(id_, now)
+            if entry is None or entry.owner != owner or entry.lease_end is None:
+                return False
+            entry.lease_end = now + lease
+            entry.bucket.discard(id_)
+            self._expiry.add(id_, entry, now + lease + ttl, ttl)
+        if lease == 0:
+            self._tell(id_)
+        return True
+
+    def get(self, key: Key) -> Record | None:
+        """See `Store.get`."""
+        with self._lock:
+            now = self._clock()
+            entry = self._find((key.namespace, key.value), now)
+            return None if entry is None else entry.record(now)
+
+    def delete(self, key: Key, *, owner: str | None = None) -> bool:
+        """See `Store.delete`."""
+        id_ = (key.namespace, key.value)
+        with self._lock:
+            entry = self._find(id_, self._clock())
+            if entry is None or (owner is not None and entry.owner != owner):
+                return False
+            self._drop(id_, entry)
+        self._tell(id_)
+        return True
+
+    @contextmanager
+    def watch(self, key: Key, wake: Callable[[], None]) -> Iterator[None]:
+        """See `WatchableStore.watch`."""
+        id_ = (key.namespace, key.value)
+        with self._lock:
+            self._watchers.setdefault(id_, []).append(wake)
+        try:
+            yield
+        finally:
+            with self._lock:
+                watchers = self._watchers[id_]
+                watchers.remove(wake)
+                if not watchers:
+                    del self._watchers[id_]
+
+    def scan(self, namespace: str) -> Iterator[tuple[Key, Record]]:
+        """See `ScannableStore.scan`."""
+        for id_ in self._ids(namespace):
+            key = Key(*id_)
+            record = self.get(key)
+            if record is not None:
+                yield key, record
+
+    def purge(self, namespace: str) -> int:
+        """See `PurgeableStore.purge`."""
+        return sum(self.delete(Key(*id_)) for id_ in self._ids(namespace))
+
+    def sweep(self, limit: int = 1000) -> int:
+        """See `SweepableStore.sweep`. Records may stay up to a thirty-second of their ttl longer."""
+        with self._lock:
+            return self._sweep(self._clock(), limit)
+
+    def _ids(self, namespace: str) -> list[_Id]:
+        with self._lock:
+            return [
+                id_ for ids in (self._running, self._completed, self._released) for id_ in ids if id_[0] == namespace
+            ]
+
+    def _find(self, id_: _Id, now: float) -> _Entry | None:
+        entry = self._running.get(id_)
+        if entry is None:
+            entry = self._completed[id_] if id_ in self._completed else self._released.get(id_)
+            if entry is None:
+                return None
+        if entry.expires <= now:
+            self._drop(id_, entry)
+            return None
+        return entry
+
+    def _drop(self, id_: _Id, entry: _Entry) -> None:
+        if entry.outcome is not None:
+            del self._completed[id_]
+        elif entry.lease_end is not None:
+            del self._running[id_]
+        else:
+            del self._released[id_]
+        entry.bucket.discard(id_)
+
+    def _keep_completed(self, id_: _Id, entry: _Entry) -> None:
+        if self._max_bytes is not None:  # LRUCache would evict as well, but unseen
+            size = self._completed.getsizeof(entry)
+            while self._completed.currsize + size > self._max_bytes:
+                self._evict()
+        self._completed[id_] = entry
+
+    def _make_room(self, key: Key) -> None:
+        if len(self) < self._max_records:
+            return
+        if self._released:
+            id_ = next(iter(self._released))
+            self._drop(id_, self._released[id_])
+        elif self._completed and self._on_full == "evict":
+            self._evict()
+        else:
+            raise StoreFullError(
+                f"the memory store is full: {len(self._running)} of {self._max_records} records are running or in"
+                " doubt; raise max_records",
+                key=key,
+            )
+
+    def _evict(self) -> None:
+        id_, entry = self._completed.popitem()
+        entry.bucket.discard(id_)
+        self._evictions += 1
+
+    def _sweep(self, now: float, limit: int) -> int:
+        swept = 0
+        while swept < limit and (id_ := self._expiry.pop(now)) is not None:
+            self._find(id_, now)
+            swept += 1
+        return swept
+
+    def _tell(self, id_: _Id) -> None:
+        if self._watchers and id_ in self._watchers:
+            with self._lock:
+                watchers = list(self._watchers.get(id_, ()))
+            for wake in watchers:
+                wake()
+
+
+class _Expiry:
+    """Which records are due, in buckets of a thirty-second to a sixty-fourth of their ttl.
+
+    A bucket is looked at only when all of it is due, so that finding the next due record is one step, adding and
+    removing one are constant, and a record costs a place in a set. (A heap of records would keep removed ones, and
+    cachetools' TLRUCache removes everything that is due within one call.)
+    """
+
+    __slots__ = ("_buckets", "_ends")
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[int, int], set[_Id]] = {}
+        self._ends: list[tuple[float, tuple[int, int]]] = []
+
+    def add(self, id_: _Id, entry: _Entry, expires: float, ttl: float) -> None:
+        width = math.frexp(ttl)[1] - 6
+        index = int(math.ldexp(expires, -width))
+        bucket = self._buckets.get((width, index))
+        if bucket is None:
+            bucket = self._buckets[width, index] = set()
+            heapq.heappush(self._ends, (math.ldexp(index + 1, width), (width, index)))
+        bucket.add(id_)
+        entry.bucket = bucket
+        entry.expires = expires
+
+    def due(self, now: float) -> bool:
+        return bool(self._ends) and self._ends[0][0] <= now
+
+    def pop(self, now: float) -> _Id | None:
+        """Take out one record that is due, if there is any."""
+        while self._ends and self._ends[0][0] <= now:
+            bucket = self._buckets[self._ends[0][1]]
+            if bucket:
+                return bucket.pop()
+            del self._buckets[heapq.heappop(self._ends)[1]]
+        return None

@@ -1,0 +1,26 @@
+"""What one guard or one decorated function has settled before any call is made."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from idempo.outcomes import Outcomes
+from idempo.policy import Policy
+from idempo.protocols import AsyncStore, Store
+from idempo.telling import Teller
+
+AnyStore: TypeAlias = Store | AsyncStore
+
+
+@attrs.frozen
+class Terms:
+    """The store, the policy, and how outcomes are written and events told."""
+
+    store: AnyStore
+    policy: Policy
+    outcomes: Outcomes
+    teller: Teller
+    take_over: bool
+    """Whether a claim may take over a record in doubt without looking at it first."""
