@@ -82,7 +82,7 @@ class CallSource:
         self._globals: dict[str, Any] = {"__builtins__": {}}
         self._lines: list[str] = []
         self._type = self._bind(type)
-        self._writer_for = self._bind(SCALAR_WRITERS.get)
+        self._writer_for = self._bind(dict(fingerprinter.scalar_writers).get)
         self._defaults = {
             parameter.name: self._bind(parameter.default)
             for parameter in parameters
@@ -106,7 +106,7 @@ class CallSource:
         pieces: list[str] = []
         first_is_certain = False
         for path in sorted(paths, key=lambda path: path.text):
-            label = self._fingerprinter.text(path.text) + ":"
+            label = SCALAR_WRITERS[str](path.text) + ":"  # never by a hook: a name is no value of the user's
             parameter = self._parameters[path.root]
             if not path.steps and (_is_variadic(parameter) or parameter.default is not Parameter.empty):
                 pieces.append(_hole(self._add_optional(parameter, label)))
