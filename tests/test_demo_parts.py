@@ -356,7 +356,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stream.getvalue() == "\r\x1b[K[##############..............]  50%  1 deliveries handled"
     progress.handled()
     assert stream.getvalue().count("\r") == 1
-    now[0] += 0.1
+    now[0] += 0.125
     progress.handled()
     assert stream.getvalue().endswith("  50%  3 deliveries handled")
     progress.tell("line 7: blank")
