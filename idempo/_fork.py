@@ -15,12 +15,12 @@ class _ForkGuard:
     """Takes every registered lock around a fork, so that no child inherits a structure half changed."""
 
     def __init__(self) -> None:
-        self._locks: weakref.WeakSet[threading.RLock] = weakref.WeakSet()  # type: ignore[valid-type]
-        self._taken: list[threading.RLock] = []  # type: ignore[valid-type]
+        self._locks: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
+        self._taken: list[threading.RLock] = []
         self._in_child: list[Callable[[], None]] = []
         self.generation = 0
 
-    def lock(self) -> threading.RLock:  # type: ignore[valid-type]
+    def lock(self) -> threading.RLock:
         made = threading.RLock()
         self._locks.add(made)
         return made

@@ -1,0 +1,97 @@
+"""What this process keeps of each store while calls run: the flights, the renewer, the worker threads.
+
+Guards are made per request and may be gone before their calls end; so this belongs to the store, and is found by it.
+It holds no configuration.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from idempo import _fork
+from idempo.flights import LOOK_AGAIN, Flight, Flights
+from idempo.renewal import Renewer
+
+_POOL_SIZE: Final = 8
+
+
+class Hub:
+    """One store's calls in this process."""
+
+    def __init__(self, *, blocking: bool) -> None:
+        self.flights = Flights()
+        self.loops: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        """Renewers by event loop, for an async store."""
+        self._blocking = blocking
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self.renewer = Renewer(self.lost, self.flights.dismiss) if blocking else _shared_renewer()
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """Worker threads of our own: an event loop's default ones can fill with calls that wait for each other."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_POOL_SIZE, thread_name_prefix="idempo")
+            return self._pool
+
+    def lost(self, flight: Flight) -> None:
+        """The flight's lease is gone: those who joined it claim anew."""
+        self.flights.finish(flight, LOOK_AGAIN)
+
+    def after_fork(self) -> None:
+        """Forget what belongs to the parent: its calls, and threads that do not exist here."""
+        self.flights.clear()
+        self.loops = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
+        self._pool = None
+        self.renewer = Renewer(self.lost, self.flights.dismiss) if self._blocking else _shared_renewer()
+
+
+class _Hubs:
+    """The hubs of all stores in use, each as long as its store lives."""
+
+    def __init__(self) -> None:
+        self._lock = _fork.new_lock()
+        self._by_id: dict[int, tuple[Any, Hub]] = {}
+        self.shared_renewer: Renewer | None = None
+        _fork.call_in_child(self._after_fork)
+
+    def of(self, store: Any) -> Hub:
+        with self._lock:
+            found = self._by_id.get(id(store))
+            if found is None:
+                hub = Hub(blocking=getattr(store, "blocking", True))
+                try:
+                    held: Any = weakref.ref(store, lambda _, id_=id(store): self._by_id.pop(id_, None))
+                except TypeError:  # it has __slots__ without __weakref__, and so is kept
+                    held = store
+                found = self._by_id[id(store)] = held, hub
+            return found[1]
+
+    def _after_fork(self) -> None:
+        self.shared_renewer = None
+        for _, hub in list(self._by_id.values()):
+            hub.after_fork()
+
+
+_hubs: Final = _Hubs()
+hub_of: Final = _hubs.of
+"""Return the hub of a store, made when first asked for."""
+
+
+def _shared_renewer() -> Renewer:
+    if _hubs.shared_renewer is None:
+        _hubs.shared_renewer = Renewer(_lost, _settled)
+    return _hubs.shared_renewer
+
+
+def _lost(flight: Flight) -> None:
+    hub_of(flight.terms.store).lost(flight)
+
+
+def _settled(flight: Flight) -> None:
+    hub_of(flight.terms.store).flights.dismiss(flight)

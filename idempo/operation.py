@@ -1,0 +1,115 @@
+"""The operation that is running: what its function may ask, and what is known of the calls around it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from contextvars import ContextVar
+from typing import Any, Final
+
+from idempo.errors import LeaseLostError
+from idempo.flights import Flight
+from idempo.records import Key
+
+
+class Operation:
+    """One operation, as seen from inside its function, or from inside an ``operation`` block.
+
+    Attributes:
+        key: The idempotency key.
+        attempt: 1, 2, 3 …: how often the key was claimed while its record lived; 0 where no store was asked.
+        token: The fencing token, to hand to whatever should refuse late writers; 0 where no store was asked.
+        fresh: Whether this call runs the operation, rather than replaying it.
+        replayed: Whether a stored outcome was found.
+    """
+
+    __slots__ = ("__weakref__", "_flight", "_outer", "_result", "attempt", "fresh", "key", "replayed", "token")
+
+    def __init__(
+        self,
+        key: Key,
+        *,
+        attempt: int = 0,
+        token: int = 0,
+        fresh: bool = True,
+        result: Any = None,
+        flight: Flight | None = None,
+        outer: Operation | None = None,
+    ) -> None:
+        self.key = key
+        self.attempt = attempt
+        self.token = token
+        self.fresh = fresh
+        self.replayed = not fresh
+        self._result = result
+        self._flight = flight
+        self._outer = outer
+
+    @property
+    def result(self) -> Any:
+        """The value of the operation: the replayed one, or the one that `complete` was given; None before."""
+        return self._result
+
+    def derive(self, name: str) -> str:
+        """Return a key for a downstream call: the same on every attempt, different for every name, key and namespace.
+
+        Args:
+            name: Which downstream call, such as "capture". Any text.
+
+        Returns:
+            40 hexadecimal digits: 160 bits of SHA-256 over the three parts, each behind its length.
+
+        Raises:
+            TypeError: The name is not a str.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a derived key's name must be a str, not {type(name).__name__}")
+        parts = (part.encode("utf-8", "surrogatepass") for part in (self.key.namespace, self.key.value, name))
+        text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+        return hashlib.sha256(b"idempo derive 1" + text).hexdigest()[:40]
+
+    def ensure_held(self) -> None:
+        """Return while the lease is known to stand: local knowledge, counted from when it was last asked for. No I/O.
+
+        Raises:
+            LeaseLostError: The lease cannot be known to stand, or this is a forked child.
+        """
+        flight = self._flight
+        if flight is not None and (flight.forked or time.monotonic() >= flight.stands_until):
+            raise LeaseLostError("the lease is not known to stand any more; stop before the next effect", key=self.key)
+
+
+_current: Final[ContextVar[Operation | None]] = ContextVar("idempo_operation", default=None)
+
+
+class _Unguarded:
+    """How many `idempo.testing.unguarded` blocks are open in this process."""
+
+    depth = 0
+
+
+unguarded: Final = _Unguarded()
+
+
+def current_operation() -> Operation:
+    """Return the operation whose function is running here.
+
+    Raises:
+        LookupError: No guarded function is running in this context.
+    """
+    operation = _current.get()
+    if operation is None:
+        raise LookupError("current_operation() is for use inside a guarded function; none is running here")
+    return operation
+
+
+def inside(owner: str, task: object) -> bool:
+    """Say whether the caller stands inside the call of this owner: the same thread and task, not a later task of it."""
+    operation = _current.get()
+    while operation is not None:
+        flight = operation._flight
+        if flight is not None and flight.owner == owner:
+            return flight.thread == threading.get_ident() and flight.task is task
+        operation = operation._outer
+    return False

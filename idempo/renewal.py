@@ -1,0 +1,183 @@
+"""Renewal: leases stand while functions run, and outcomes that a store would not take are offered again.
+
+One thread per store serves every call of it; stores that never block share one. A store that hangs delays no other's.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, cast
+
+from idempo.errors import IdempotencyError, StoreError
+from idempo.flights import Flight
+from idempo.protocols import Store
+from idempo.records import EventKind
+
+_IDLE: Final = 10.0  # seconds until a renewer with nothing to do ends
+_FIRST_RETRY: Final = 0.5  # seconds until an outcome is offered again; doubled each time
+_LAST_RETRY: Final = 30.0
+_SLACK: Final = 0.1  # of the interval: calls due this soon are renewed in the same round
+MAX_OFFERS: Final = 1000
+
+
+class Schedule:
+    """Which flights are due for renewal, and what follows from the store's answers. Does no I/O itself."""
+
+    def __init__(self, lost: Callable[[Flight], None], settled: Callable[[Flight], None]) -> None:
+        self._flights: dict[str, Flight] = {}
+        self._lost = lost
+        self._settled = settled
+
+    def __bool__(self) -> bool:
+        return bool(self._flights)
+
+    def __contains__(self, flight: Flight) -> bool:
+        return flight.owner in self._flights
+
+    def add(self, flight: Flight) -> None:
+        """Renew this flight's lease until it is removed, or has run for ``max_run``."""
+        policy = flight.terms.policy
+        flight.renew_until = flight.asked_at + policy.max_run
+        flight.renew_at = flight.asked_at + policy.lease / 3
+        self._flights[flight.owner] = flight
+
+    def remove(self, flight: Flight) -> None:
+        """Renew this flight no more; an answer that is still on its way changes nothing."""
+        self._flights.pop(flight.owner, None)
+
+    def add_offer(self, flight: Flight, outcome: bytes) -> bool:
+        """Offer the outcome to the store until it takes it, refuses it, or the ttl is over; False when too many are."""
+        if sum(other.offer is not None for other in list(self._flights.values())) >= MAX_OFFERS:
+            return False
+        now = time.monotonic()
+        flight.offer = outcome
+        flight.renew_until = now + flight.terms.policy.ttl
+        flight.renew_at = now + _FIRST_RETRY
+        self._flights[flight.owner] = flight
+        return True
+
+    def due(self, now: float) -> list[Flight]:
+        """Return the flights to renew now, and let go of those that are over."""
+        due = []
+        for flight in list(self._flights.values()):
+            slack = 0.0 if flight.offer is not None else flight.terms.policy.lease / 3 * _SLACK
+            if flight.renew_at > now + slack:
+                continue
+            if now >= flight.renew_until:
+                self.remove(flight)
+                if flight.offer is not None:
+                    self._settled(flight)
+            else:
+                due.append(flight)
+        return due
+
+    def next_at(self) -> float:
+        """When the next flight is due."""
+        return min((flight.renew_at for flight in list(self._flights.values())), default=math.inf)
+
+    def answered(self, flight: Flight, sent: float, answer: bool | BaseException) -> None:
+        """Act on the store's answer to a renewal or an offer."""
+        if flight not in self:  # it ended while the request was under way
+            return
+        now = time.monotonic()
+        if isinstance(answer, BaseException):
+            flight.terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=answer)
+            if flight.offer is None:
+                flight.renew_at = now + flight.terms.policy.lease / 10
+            else:
+                waited = now - (flight.renew_until - flight.terms.policy.ttl)
+                flight.renew_at = now + min(_LAST_RETRY, max(_FIRST_RETRY, waited))
+        elif flight.offer is not None:
+            self.remove(flight)
+            self._settled(flight)
+            kind = EventKind.EXECUTED if answer else EventKind.LEASE_LOST
+            flight.terms.teller.tell(kind, flight.key, flight.attempt)
+        elif answer:
+            flight.stands_until = sent + flight.terms.policy.lease
+            flight.renew_at = sent + flight.terms.policy.lease / 3
+        else:
+            self.remove(flight)
+            flight.stands_until = 0.0
+            self._lost(flight)
+            flight.terms.teller.tell(EventKind.LEASE_LOST, flight.key, flight.attempt)
+
+
+class Renewer:
+    """Renews the leases of a sync store's flights from a thread that starts when needed and ends when idle."""
+
+    def __init__(self, lost: Callable[[Flight], None], settled: Callable[[Flight], None]) -> None:
+        self._schedule = Schedule(lost, settled)
+        self._changed = threading.Condition()
+        self._alarm = math.inf
+        self._thread: threading.Thread | None = None
+        self._busy_with: Flight | None = None
+
+    def add(self, flight: Flight) -> None:
+        """See `Schedule.add`."""
+        self._schedule.add(flight)
+        if self._thread is None or flight.renew_at < self._alarm:
+            self._wake()
+
+    def remove(self, flight: Flight) -> None:
+        """See `Schedule.remove`."""
+        self._schedule.remove(flight)
+
+    def offer(self, flight: Flight, outcome: bytes) -> bool:
+        """See `Schedule.add_offer`."""
+        accepted = self._schedule.add_offer(flight, outcome)
+        self._wake()
+        return accepted
+
+    def land(self, flight: Flight) -> None:
+        """Wait until no renewal of this removed flight is under way, at most for its lease."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._busy_with is not flight, flight.terms.policy.lease)
+
+    def _wake(self) -> None:
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="idempo-renewer", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        idle_at = time.monotonic() + _IDLE
+        while True:
+            # Never before the scan, or a flight added behind it would not sound the alarm.
+            self._alarm = -math.inf
+            now = time.monotonic()
+            for flight in self._schedule.due(now):
+                self._renew(flight)
+            with self._changed:
+                now = time.monotonic()
+                if self._schedule:
+                    idle_at = now + _IDLE
+                elif now >= idle_at:
+                    self._thread = None
+                    return
+                self._alarm = min(self._schedule.next_at(), idle_at)
+                self._changed.wait(max(0.0, self._alarm - now))
+
+    def _renew(self, flight: Flight) -> None:
+        store, policy = cast("Store", flight.terms.store), flight.terms.policy
+        with self._changed:
+            self._busy_with = flight
+        sent = time.monotonic()
+        answer: bool | BaseException
+        try:
+            if flight not in self._schedule:
+                return
+            if flight.offer is not None:
+                answer = store.complete(flight.key, owner=flight.owner, outcome=flight.offer, ttl=policy.ttl)
+            else:
+                answer = store.renew(flight.key, owner=flight.owner, lease=policy.lease, ttl=policy.ttl)
+        except Exception as error:
+            answer = error if isinstance(error, IdempotencyError) else StoreError(f"{type(error).__name__}: {error}")
+        finally:
+            with self._changed:
+                self._busy_with = None
+                self._changed.notify_all()
+        self._schedule.answered(flight, sent, answer)
