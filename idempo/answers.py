@@ -1,0 +1,111 @@
+"""What a duplicate is given, and what is told of it: shared by both drivers, without I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from idempo.decisions import Do
+from idempo.envelope import Kind
+from idempo.errors import (
+    CodecError,
+    FingerprintMismatchError,
+    IdempotencyError,
+    InDoubtError,
+    InProgressError,
+    LeaseLostError,
+    ReentrantCallError,
+    ResultLostError,
+)
+from idempo.fingerprint import fingerprint_version_supported
+from idempo.flights import Flight, Id
+from idempo.records import EventKind, Key, Record
+from idempo.terms import Terms
+
+_LONGEST_RETRY_AFTER: Final = 2.0
+
+
+def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, attempt: int) -> Any:
+    """Return the stored value, or raise the stored error.
+
+    Raises:
+        ResultLostError: The operation ran, but its outcome was not kept.
+        RecordError: The outcome cannot be read.
+    """
+    kind, content = terms.outcomes.read(outcome, id_[0], id_[1], fingerprint)
+    terms.teller.replayed(id_[0], id_[1], attempt)
+    if kind is Kind.VALUE:
+        return content
+    if kind is Kind.ERROR:
+        raise content
+    raise ResultLostError(f"the operation ran, but its outcome was not kept: {content}", key=Key(*id_))
+
+
+def replay_record(terms: Terms, id_: Id, record: Record) -> Any:
+    """`replay` for a completed record."""
+    return replay(terms, id_, record.fingerprint, record.outcome or b"", record.attempt)
+
+
+def refusal(terms: Terms, key: Key, do: Do, record: Record) -> IdempotencyError:
+    """Tell the refusal, and return the error to raise."""
+    error: IdempotencyError
+    if do is Do.REFUSE_REENTRANT:
+        return reentrant(key)
+    if do is Do.REFUSE_MISMATCH:
+        stored = record.fingerprint
+        hint = "use a new key for another payload"
+        if stored is not None and not fingerprint_version_supported(stored):
+            hint = "its fingerprint is of a version that this idempo cannot compare"
+        error = FingerprintMismatchError(f"the key was used before with another payload; {hint}", key=key)
+        terms.teller.tell(EventKind.MISMATCHED, key, record.attempt, error=error)
+        return error
+    error = InDoubtError(
+        "an earlier attempt did not end and its effect may have happened; look, then resolve() or forget() the key",
+        key=key,
+    )
+    terms.teller.tell(EventKind.IN_DOUBT, key, record.attempt, error=error)
+    return error
+
+
+def reentrant(key: Key) -> ReentrantCallError:
+    """Return the error for a call that would wait for itself."""
+    return ReentrantCallError("the call would wait for itself: its key is held by a call around it", key=key)
+
+
+def in_progress(terms: Terms, key: Key, attempt: int, waited: float) -> InProgressError:
+    """Tell that a deadline came, and return the error to raise."""
+    error = InProgressError(
+        "the operation is in progress elsewhere; try again later", key=key, retry_after=_LONGEST_RETRY_AFTER / 2
+    )
+    terms.teller.tell(EventKind.REFUSED, key, attempt, waited, error)
+    return error
+
+
+def lease_lost(flight: Flight) -> LeaseLostError:
+    """Tell that a finished function held its key no more, and return the error that carries its value."""
+    error = LeaseLostError(
+        "the function ran, but its lease was lost: another attempt may have run too", key=flight.key, result=flight.value
+    )
+    flight.terms.teller.tell(EventKind.LEASE_LOST, flight.key, flight.attempt, error=error)
+    return error
+
+
+def encode_value(flight: Flight) -> tuple[bytes, EventKind]:
+    """Return a returned value as an outcome, *lost* where it cannot be kept, and the event to tell."""
+    outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, _bound_to(flight)
+    try:
+        return outcomes.encode_value(flight.value, namespace, value, fingerprint), EventKind.EXECUTED
+    except CodecError as error:
+        return outcomes.encode_lost(str(error), namespace, value, fingerprint), EventKind.RESULT_LOST
+
+
+def encode_error(flight: Flight, error: BaseException) -> tuple[bytes, EventKind]:
+    """Return a declared error as an outcome, *lost* where it cannot be kept, and the event to tell."""
+    outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, _bound_to(flight)
+    try:
+        return outcomes.encode_error(error, namespace, value, fingerprint), EventKind.FAILED
+    except CodecError as unkept:
+        return outcomes.encode_lost(str(unkept), namespace, value, fingerprint), EventKind.RESULT_LOST
+
+
+def _bound_to(flight: Flight) -> bytes | None:
+    return flight.fingerprint if flight.record is None else flight.record.fingerprint

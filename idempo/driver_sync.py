@@ -1,0 +1,391 @@
+"""The driver of plain functions on sync stores: it asks what to do, and does it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any, Final, cast
+
+from idempo import answers
+from idempo.decisions import Do, End, after_claim, after_error, agree
+from idempo.errors import (
+    IdempotencyError,
+    InDoubtError,
+    ResultNotStoredError,
+    StoreError,
+    StoreFullError,
+)
+from idempo.flights import Failure, Flight, Id, Phase, ThreadGroup, new_owner
+from idempo.hub import hub_of
+from idempo.operation import Operation, _current, inside
+from idempo.policy import RERUN, Resolved
+from idempo.protocols import NearStore, Store, WatchableStore
+from idempo.records import Claim, EventKind, Record, State
+from idempo.terms import Terms
+
+_FIRST_POLL: Final = 0.01  # seconds
+_LAST_POLL: Final = 0.5
+_WATCHED_POLL: Final = 2.0  # beside notifications, one of which can be lost
+_COMPLETE_RETRY: Final = 0.05
+
+
+class Replayed:
+    """What entering an operation gives a duplicate."""
+
+    __slots__ = ("attempt", "token", "value")
+
+    def __init__(self, value: Any, attempt: int, token: int) -> None:
+        self.value = value
+        self.attempt = attempt
+        self.token = token
+
+
+class SyncDriver:
+    """Runs one guard's or one function's calls."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._store = cast("Store", terms.store)
+        self._hub = hub_of(terms.store)
+        self._near = terms.store.near if isinstance(terms.store, NearStore) else None
+
+    def run(
+        self,
+        id_: Id,
+        fingerprint: bytes | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Run the function once for this key, or give the first outcome."""
+        if self._near is not None:
+            kept = self._near(*id_)
+            if kept is not None and agree(fingerprint, kept[0]):
+                return answers.replay(self._terms, id_, *kept)
+        flight = Flight(id_, fingerprint, self._terms)
+        try:
+            replayed = self.enter(flight)
+            if replayed is not None:
+                return replayed.value
+            outer = _current.get()
+            reset = _current.set(operation_of(flight, outer))
+            try:
+                flight.value = fn(*args, **kwargs)
+                flight.returned = True
+            finally:
+                _current.reset(reset)
+            return self.complete(flight)
+        except BaseException as error:
+            if flight.phase is not Phase.ENDED:
+                self.settle(flight, error)
+            raise
+
+    # -- entering ------------------------------------------------------------------------------------------------
+
+    def enter(self, flight: Flight) -> Replayed | None:
+        """Claim the key: None when it is ours to run, else what a duplicate is given."""
+        terms, started, waited = self._terms, time.monotonic(), False
+        deadline = started + terms.policy.wait
+        while True:
+            found = self._hub.flights.seat(flight, time.monotonic())
+            if found is not flight and not self._claims_for_itself(flight, found):
+                waited = True
+                end = self._join(flight, found, started, deadline)
+                if end is None:
+                    continue
+                terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
+                if isinstance(end, Failure):
+                    flight.phase = Phase.ENDED
+                    raise end.raised()
+                answer = self._given(flight, Claim(False, end, False))
+                if answer is not None:
+                    return answer
+                continue
+            answer = self._lead(flight, started, deadline)
+            if answer is not None and waited:
+                terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
+            return answer
+
+    def _claims_for_itself(self, flight: Flight, found: Flight) -> bool:
+        if found.end is not None:
+            return False
+        here = found.thread == threading.get_ident()
+        if here and found.phase in (Phase.CLAIMING, Phase.RUNNING):
+            flight.phase = Phase.ENDED
+            raise answers.reentrant(flight.key)
+        return here or (self._terms.policy.wait == 0 and found.phase is not Phase.RUNNING)
+
+    def _join(self, flight: Flight, found: Flight, started: float, deadline: float) -> Any:
+        """Wait for another call of this process; None: look again."""
+        if found.end is not None:
+            return found.end if isinstance(found.end, Record | Failure) else None
+        woken = threading.Event()
+        joined = self._hub.flights.join(found, None, ThreadGroup, woken)
+        if joined is None:
+            return None
+        room, group = joined
+        leads = False
+        try:
+            while room.end is None and room.leader is not None:
+                now = time.monotonic()
+                until = deadline
+                if room.leader.phase is Phase.RUNNING:
+                    until = min(until, room.leader.stands_until)
+                if now >= deadline:
+                    break
+                if now >= until or woken.wait(until - now):
+                    woken.clear()
+                    if now >= until:
+                        return None
+        finally:
+            leads = self._hub.flights.leave(room, group, woken)
+        if room.end is not None:
+            return room.end if isinstance(room.end, Record | Failure) else None
+        if not leads and room.leader is not None and time.monotonic() >= deadline:
+            flight.phase = Phase.ENDED
+            raise answers.in_progress(self._terms, flight.key, room.leader.attempt, time.monotonic() - started)
+        return None
+
+    def _given(self, flight: Flight, claim: Claim) -> Replayed | None:
+        """Deal with a record that somebody else's call ended with; None: claim anew."""
+        do = after_claim(claim, flight.fingerprint, self._terms.policy)
+        record = claim.record
+        if do is Do.REPLAY:
+            flight.phase = Phase.ENDED
+            value = answers.replay_record(self._terms, flight.id, record)
+            return Replayed(value, record.attempt, record.token)
+        if do in (Do.REFUSE_MISMATCH, Do.REFUSE_DOUBT):
+            flight.phase = Phase.ENDED
+            raise answers.refusal(self._terms, flight.key, do, record)
+        return None
+
+    def _lead(self, flight: Flight, started: float, deadline: float) -> Replayed | None:
+        """Claim, and wait for calls elsewhere, until the key is ours or its outcome is known."""
+        terms, flights = self._terms, self._hub.flights
+        take_over: bool | str = terms.take_over
+        waited, polls = False, 0
+        while True:
+            claim = self._claim(flight, take_over)
+            if claim is None:
+                return None
+            record = claim.record
+            own = inside(record.owner, None)
+            do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
+            if do is Do.RUN:
+                self._hold(flight, claim)
+                return None
+            if do is Do.REPLAY:
+                flights.finish(flight, record)
+                if waited:
+                    terms.teller.tell(EventKind.WAITED, flight.key, record.attempt, time.monotonic() - started)
+                value = answers.replay_record(terms, flight.id, record)
+                return Replayed(value, record.attempt, record.token)
+            if do is Do.WAIT:
+                flight.phase = Phase.WAITING
+                if time.monotonic() >= deadline:
+                    flights.vacate(flight)
+                    flight.phase = Phase.ENDED
+                    raise answers.in_progress(terms, flight.key, record.attempt, time.monotonic() - started)
+                waited, polls = True, polls + 1
+                self._wait(flight, record, deadline, polls)
+            elif do is Do.PROBE:
+                answer = self._probe(flight)
+                if isinstance(answer, Resolved) or answer is RERUN:
+                    take_over = record.owner
+                    flight.owner = new_owner()
+                    if isinstance(answer, Resolved):
+                        self._resolve(flight, take_over, answer.value)
+                        take_over = terms.take_over
+                else:
+                    flights.finish(flight, record)
+                    raise answers.refusal(terms, flight.key, Do.REFUSE_DOUBT, record)
+            elif do is Do.CLAIM_ANEW:
+                flight.owner = new_owner()
+                take_over = terms.take_over
+            else:
+                flights.finish(flight, record)
+                raise answers.refusal(terms, flight.key, do, record)
+
+    def _probe(self, flight: Flight) -> Any:
+        probe = self._terms.policy.probe
+        assert probe is not None
+        try:
+            return probe(flight.key)
+        except Exception as error:
+            failed = InDoubtError("the probe failed, so nobody knows whether the effect happened", key=flight.key)
+            self._hub.flights.finish(flight, Failure(failed))
+            raise failed from error
+
+    def _resolve(self, flight: Flight, owner: str, value: object) -> None:
+        """Keep what the probe found, if the record is still the one that it looked at."""
+        claim = self._claim(flight, owner)
+        if claim is not None and claim.acquired:
+            flight.record, flight.value = claim.record, value
+            outcome, _ = answers.encode_value(flight)
+            self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
+        flight.record, flight.value = None, None
+
+    def _claim(self, flight: Flight, take_over: bool | str) -> Claim | None:
+        """Ask the store; None: it cannot be asked, and the policy is to run all the same."""
+        policy = self._terms.policy
+        for last in (False, True):
+            flight.asked_at = time.monotonic()
+            try:
+                return self._store.claim(
+                    flight.key,
+                    owner=flight.owner,
+                    fingerprint=flight.fingerprint,
+                    lease=policy.lease,
+                    ttl=policy.ttl,
+                    take_over=take_over,
+                )
+            except StoreError as error:
+                if not last and not isinstance(error, StoreFullError):
+                    continue
+                self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, error=error)
+                if policy.store_errors == "run":
+                    flight.phase = Phase.RUNNING
+                    flight.stands_until = flight.asked_at + policy.lease
+                    return None
+                self._release_unanswered(flight)
+                self._hub.flights.finish(flight, Failure(error))
+                error.key = flight.key
+                raise
+            except IdempotencyError as error:
+                self._hub.flights.finish(flight, Failure(error))
+                error.key = flight.key
+                raise
+        raise AssertionError("unreachable")  # pragma: no cover (the last round returns or raises)
+
+    def _release_unanswered(self, flight: Flight) -> None:
+        """Nothing ran: a claim that arrived all the same must not keep the key."""
+        try:
+            self._store.release(flight.key, owner=flight.owner, ttl=self._terms.policy.lease)
+        except Exception:  # noqa: S110 (the claim's own error is raised; if it arrived, its lease runs out)
+            pass
+
+    def _hold(self, flight: Flight, claim: Claim) -> None:
+        policy = self._terms.policy
+        flight.record = claim.record
+        flight.stands_until = flight.asked_at + policy.lease
+        flight.phase = Phase.RUNNING
+        if policy.max_run > 0:
+            self._hub.renewer.add(flight)
+        if claim.took_over:
+            self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, claim.record.attempt)
+
+    def _wait(self, flight: Flight, record: Record, deadline: float, polls: int) -> None:
+        """Wait for a change of the record, for the end of its lease, or for the deadline."""
+        watched = isinstance(self._store, WatchableStore)
+        woken = threading.Event()
+        longest = _WATCHED_POLL if watched else min(_LAST_POLL, _FIRST_POLL * 1.5**polls)
+        lease_left = max(record.lease_left or 0.0, 0.001)
+        watch = self._store.watch(flight.key, woken.set) if isinstance(self._store, WatchableStore) else nullcontext()
+        with watch:
+            if watched:
+                now = self._store.get(flight.key)
+                if now is None or now.owner != record.owner or now.state is not State.RUNNING:
+                    return
+            pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 (spreads polls)
+            woken.wait(max(0.0, min(pause, lease_left, deadline - time.monotonic())))
+
+    # -- leaving -------------------------------------------------------------------------------------------------
+
+    def complete(self, flight: Flight) -> Any:
+        """Store what the function returned, and return it."""
+        outcome, kind = answers.encode_value(flight)
+        stored = self._store_outcome(flight, outcome)
+        if stored is None:
+            raise_it = self._terms.policy.store_errors == "raise"
+            if raise_it:
+                raise ResultNotStoredError(
+                    "the function ran, but the store did not take its outcome; it is offered again while we live",
+                    key=flight.key,
+                    result=flight.value,
+                )
+            return flight.value
+        if not stored:
+            if flight.record is None:
+                return flight.value
+            raise answers.lease_lost(flight)
+        self._terms.teller.tell(kind, flight.key, flight.attempt, time.monotonic() - flight.asked_at)
+        return flight.value
+
+    def _store_outcome(self, flight: Flight, outcome: bytes) -> bool | None:
+        """Say whether the outcome stands; None when the store did not answer while the lease lived."""
+        if flight.forked:
+            flight.phase = Phase.ENDED
+            return False
+        self._hub.renewer.remove(flight)
+        while True:
+            try:
+                stored = self._store.complete(
+                    flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl
+                )
+            except StoreError as error:
+                if flight.record is not None and time.monotonic() + _COMPLETE_RETRY < flight.stands_until:
+                    time.sleep(_COMPLETE_RETRY)
+                    continue
+                self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
+                offering = self._hub.renewer.offer(flight, outcome)
+                self._hub.flights.finish(flight, None, outcome=outcome, offering=offering)
+                return None
+            if stored:
+                self._hub.flights.finish(flight, None, outcome=outcome)
+            else:
+                self._hub.lost(flight)
+            return stored
+
+    def settle(self, flight: Flight, error: BaseException) -> None:
+        """End a claim whose function raised, or that was interrupted at any point."""
+        if flight.forked:
+            flight.phase = Phase.ENDED
+            return
+        self._hub.renewer.remove(flight)
+        try:
+            if flight.returned:
+                self.complete(flight)
+            elif flight.phase is Phase.RUNNING:
+                self._end(flight, error)
+            elif flight.phase is Phase.CLAIMING:
+                self._release_unanswered(flight)
+        except IdempotencyError:
+            pass  # told; the original is what is raised
+        finally:
+            if flight.phase is not Phase.ENDED:
+                if isinstance(error, Exception):
+                    self._hub.flights.finish(flight, Failure(error))
+                else:
+                    self._hub.flights.vacate(flight)
+
+    def _end(self, flight: Flight, error: BaseException) -> None:
+        terms, key = self._terms, flight.key
+        end = after_error(error, terms.policy)
+        if end is End.COMPLETE:
+            outcome, kind = answers.encode_error(flight, error)
+            if self._store_outcome(flight, outcome):
+                terms.teller.tell(kind, key, flight.attempt, error=error)
+            return
+        try:
+            if end is End.RELEASE:
+                self._store.release(key, owner=flight.owner, ttl=terms.policy.lease)
+                terms.teller.tell(EventKind.RELEASED, key, flight.attempt, error=error)
+            else:
+                self._hub.renewer.land(flight)
+                self._store.renew(key, owner=flight.owner, lease=0.0, ttl=terms.policy.ttl)
+                terms.teller.tell(EventKind.IN_DOUBT, key, flight.attempt, error=error)
+        except StoreError as failed:
+            terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failed)
+
+
+def operation_of(flight: Flight, outer: Operation | None) -> Operation:
+    """Return the operation that a flight's function may ask for."""
+    record = flight.record
+    if record is None:
+        return Operation(flight.key, flight=flight, outer=outer)
+    return Operation(flight.key, attempt=record.attempt, token=record.token, flight=flight, outer=outer)
+
+
