@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
+import pydoc
+import sys
 from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.addnodes import pending_xref
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 project = "idempo"
 author = "The idempo authors"
@@ -19,15 +29,7 @@ html_copy_source = False
 # `Name` in a docstring is a reference to it, wherever it is documented.
 default_role = "any"
 nitpicky = True
-nitpick_ignore_regex = [
-    # The standard library and attrs are not linked: the pages build without the network.
-    (r"py:.*", r"(collections|datetime|contextlib|typing|enum|types|asyncio|sqlite3|os|pathlib|logging)(\..*)?"),
-    (
-        r"py:.*",
-        r"(bool|bytes|bytearray|memoryview|callable|dict|float|frozenset|int|list|object|optional|set|str|tuple|type)",
-    ),
-    (r"py:.*", r"(BaseException|Exception|TypeError|ValueError|RuntimeError|AttributeError|KeyError|LookupError)"),
-]
+nitpick_ignore_regex = [(r"py:.*", r".*[\[\]'\"].*")]  # pieces of a type that stands in a list of attributes
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -39,3 +41,35 @@ napoleon_custom_sections = [("Units", "notes_style")]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_fence_as_directive = []
+
+
+def resolve(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
+) -> nodes.Element | None:
+    """Resolve what stands under another name than the one it is documented by.
+
+    Classes are made in one module and documented where users import them from. Private names are left as they are, and
+    so is the standard library: the pages build without the network. But a name of it must exist.
+    """
+    target: str = node["reftarget"]
+    module, _, name = target.rpartition(".")
+    if "._" in f".{target}":
+        return contnode
+    if not module or module.startswith("idempo"):
+        python = env.domains["py"]
+        documented = {full for full, entry in python.objects.items() if full.endswith(f".{name}") and not entry.aliased}
+        if len(documented) == 1:
+            return python.resolve_xref(env, node["refdoc"], app.builder, "obj", documented.pop(), node, contnode)
+    standard = target.partition(".")[0] in sys.stdlib_module_names or target in dir(builtins)
+    return contnode if standard and pydoc.locate(target) is not None else None
+
+
+def show_public_bases(_app: Sphinx, _name: str, _obj: type, _options: Any, bases: list[type]) -> None:
+    """Show the nearest public class instead of a private one that only shares code."""
+    bases[:] = [base.__bases__[0] if base.__name__.startswith("_") else base for base in bases]
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what stands above."""
+    app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-bases", show_public_bases)
