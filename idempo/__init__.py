@@ -1,0 +1,68 @@
+"""Makes any operation safe to repeat: duplicates get the first outcome instead of a second effect."""
+
+from idempo.codecs import JsonCodec, PickleCodec
+from idempo.decorator import idempotent
+from idempo.errors import (
+    CodecError,
+    FingerprintError,
+    FingerprintMismatchError,
+    IdempotencyError,
+    InDoubtError,
+    InProgressError,
+    InvalidKeyError,
+    LeaseLostError,
+    RecordError,
+    ReentrantCallError,
+    ResultLostError,
+    ResultNotStoredError,
+    StoreError,
+    StoreFullError,
+)
+from idempo.fingerprint import Fingerprinter, fingerprint
+from idempo.guard import Idempotency
+from idempo.keys import ALL_ARGUMENTS
+from idempo.operation import Operation, current_operation
+from idempo.policy import RERUN, UNKNOWN, Policy, Resolved
+from idempo.protocols import AsyncStore, Store
+from idempo.records import Claim, Event, EventKind, Key, Record, State, Stats
+from idempo.stores.memory import MemoryStore
+
+__all__ = [
+    "ALL_ARGUMENTS",
+    "RERUN",
+    "UNKNOWN",
+    "AsyncStore",
+    "Claim",
+    "CodecError",
+    "Event",
+    "EventKind",
+    "FingerprintError",
+    "FingerprintMismatchError",
+    "Fingerprinter",
+    "IdempotencyError",
+    "Idempotency",
+    "InDoubtError",
+    "InProgressError",
+    "InvalidKeyError",
+    "JsonCodec",
+    "Key",
+    "LeaseLostError",
+    "MemoryStore",
+    "Operation",
+    "PickleCodec",
+    "Policy",
+    "Record",
+    "RecordError",
+    "ReentrantCallError",
+    "Resolved",
+    "ResultLostError",
+    "ResultNotStoredError",
+    "State",
+    "Stats",
+    "Store",
+    "StoreError",
+    "StoreFullError",
+    "current_operation",
+    "fingerprint",
+    "idempotent",
+]

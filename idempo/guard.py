@@ -1,0 +1,271 @@
+"""`Idempotency`: a store, a namespace and a policy, settled once and used for many operations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
+
+from idempo import answers
+from idempo.codecs import JsonCodec
+from idempo.driver_sync import SyncDriver, operation_of
+from idempo.errors import InProgressError
+from idempo.fingerprint import Fingerprinter
+from idempo.flights import Flight, Phase, new_owner
+from idempo.keys import check_namespace, key_text, spelled_fingerprint
+from idempo.operation import Operation, _current, unguarded
+from idempo.outcomes import Outcomes
+from idempo.policy import Policy, PolicyOptions
+from idempo.protocols import AsyncStore, Codec, Observer, Seal, Store
+from idempo.records import Key, Record, State, Stats
+from idempo.stores.memory import MemoryStore
+from idempo.telling import Counts, Teller, total
+from idempo.terms import AnyStore, Terms
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_NAMESPACE: Final = "default"
+_UNSET: Final[Any] = object()
+
+
+def is_async(store: object) -> bool:
+    """Whether a store's methods are coroutines."""
+    return inspect.iscoroutinefunction(getattr(store, "claim", None))
+
+
+def make_terms(
+    store: AnyStore,
+    *,
+    policy: Policy,
+    codec: Codec | None,
+    seal: Seal | None,
+    observers: Sequence[Observer],
+    returns: Any = None,
+) -> Terms:
+    """Settle how calls on this store run.
+
+    Raises:
+        TypeError: The store or codec is none, the codec is unsafe in this store, or it cannot keep what is returned.
+    """
+    if not isinstance(store, Store | AsyncStore):
+        raise TypeError(f"store must have the six methods of idempo.Store, and {type(store).__name__} has not")
+    if codec is None:
+        codec = getattr(store, "default_codec", None) or JsonCodec()
+    if not isinstance(codec, Codec):
+        raise TypeError(f"codec must have encode and decode, and {type(codec).__name__} has not")
+    if seal is None and getattr(store, "shared", True) and not getattr(codec, "safe_in_shared_store", True):
+        raise TypeError(f"{type(codec).__name__} is not safe in a store that others can write: use JsonCodec, or a seal")
+    learn = getattr(codec, "for_return_type", None)
+    if learn is not None and returns is not None:
+        codec = cast("Codec", learn(returns))
+    outcomes = Outcomes(codec, seal, max_result=policy.max_result, replay_errors=policy.replay_errors)
+    return Terms(store, policy, outcomes, Teller(observers), policy.in_doubt == "rerun")
+
+
+class Idempotency:
+    """Guards operations on one store: immutable, and cheap to make.
+
+    Args:
+        store: Where records live; a `MemoryStore` of its own when None.
+        namespace: Which family of operations; 1 to 255 characters, no "/".
+        codec: How results are kept; the store's default when None.
+        seal: Protects results in a store that others can write.
+        observers: Called with each `Event`.
+        **policy: The options of `Policy`.
+
+    Raises:
+        TypeError: An option is of the wrong type, or unknown.
+        ValueError: An option is out of its range.
+
+    >>> from idempo import Idempotency
+    >>> guard = Idempotency(namespace="orders")
+    >>> guard.run("order-42", str.upper, "placed")
+    'PLACED'
+    >>> guard.run("order-42", str.upper, "placed")  # not run again
+    'PLACED'
+    >>> guard.stats().replayed
+    1
+    """
+
+    def __init__(
+        self,
+        store: AnyStore | None = None,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        codec: Codec | None = None,
+        seal: Seal | None = None,
+        observers: Sequence[Observer] = (),
+        **policy: Unpack[PolicyOptions],
+    ) -> None:
+        self.namespace: Final = check_namespace(namespace, allow_slash=False)
+        self.store: Final[AnyStore] = MemoryStore() if store is None else store
+        self.policy: Final = Policy(**policy)
+        self._codec = codec
+        self._seal = seal
+        self._observers = tuple(observers)
+        self._terms = make_terms(
+            self.store, policy=self.policy, codec=codec, seal=seal, observers=self._observers
+        )
+        self._counts: list[Counts] = [self._terms.teller.counts]
+        self._fingerprinter = Fingerprinter()
+
+    @property
+    def _driver(self) -> SyncDriver:
+        if is_async(self.store):
+            raise TypeError("the store is an AsyncStore: use run_async() and the other …_async methods")
+        return SyncDriver(self._terms)
+
+    def run(self, key: Any, fn: Callable[..., R], /, *args: Any, payload: Any = _UNSET, **kwargs: Any) -> R:
+        """Run ``fn(*args, **kwargs)`` once for this key, or return the first outcome.
+
+        Args:
+            key: A str, int, UUID, Enum, bytes, or a tuple of these.
+            fn: A plain function.
+            *args: Its arguments, which are the payload as they are spelled; none of them, and nothing is checked.
+            payload: What is fingerprinted instead; None checks nothing.
+            **kwargs: Its keyword arguments.
+
+        Raises:
+            TypeError: ``fn`` is a coroutine function (``run_async`` is meant), or the store is an AsyncStore.
+            IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
+        """
+        if inspect.iscoroutinefunction(fn):
+            raise TypeError("run() is for plain functions; for a coroutine function use `await run_async(...)`")
+        id_ = (self.namespace, key_text(key))
+        if unguarded.depth:
+            return _simply(Key(*id_), fn, args, kwargs)
+        return cast("R", self._driver.run(id_, self._fingerprint(payload, args, kwargs), fn, args, kwargs))
+
+    @contextmanager
+    def operation(self, key: Any, *, payload: Any = None) -> Iterator[Block]:
+        """Guard a block of code: run its effect only if ``op.fresh``.
+
+        >>> from idempo import Idempotency
+        >>> guard = Idempotency()
+        >>> with guard.operation("order-42", payload={"amount": 5}) as op:
+        ...     if op.fresh:
+        ...         _ = op.complete("placed")
+        >>> op.result
+        'placed'
+        """
+        id_ = (self.namespace, key_text(key))
+        if unguarded.depth:
+            yield Block(Key(*id_))
+            return
+        driver = self._driver
+        flight = Flight(id_, None if payload is None else self._fingerprinter(payload), self._terms)
+        try:
+            replayed = driver.enter(flight)
+            if replayed is not None:
+                yield Block(
+                    flight.key, attempt=replayed.attempt, token=replayed.token, fresh=False, result=replayed.value
+                )
+                return
+            block = Block.of(operation_of(flight, _current.get()), flight, driver)
+            reset = _current.set(block)
+            try:
+                yield block
+            finally:
+                _current.reset(reset)
+            if flight.phase is not Phase.ENDED:
+                block.complete(None)
+        except BaseException as error:
+            if flight.phase is not Phase.ENDED:
+                driver.settle(flight, error)
+            raise
+
+    def lookup(self, key: Any) -> Record | None:
+        """Return the record of a key, or None."""
+        return self._sync_store.get(Key(self.namespace, key_text(key)))
+
+    def forget(self, key: Any, *, force: bool = False) -> bool:
+        """Forget a key, so that the next call runs; say whether there was a record.
+
+        Raises:
+            InProgressError: A live claim holds the key, and ``force`` was not given.
+        """
+        return forget(self._sync_store, Key(self.namespace, key_text(key)), force=force)
+
+    def resolve(self, key: Any, value: Any) -> bool:
+        """Give the outcome of a key by hand: an operator's answer to a record in doubt.
+
+        Returns:
+            False, and nothing was changed, where there is an outcome already.
+
+        Raises:
+            InProgressError: A live claim holds the key.
+        """
+        store, policy = self._sync_store, self.policy
+        flight = Flight((self.namespace, key_text(key)), None, self._terms)
+        flight.owner = new_owner()
+        claim = store.claim(flight.key, owner=flight.owner, fingerprint=None, lease=policy.lease, ttl=policy.ttl)
+        if not claim.acquired:
+            if claim.record.state is State.COMPLETED:
+                return False
+            raise InProgressError("a live claim holds the key", key=flight.key)
+        flight.record, flight.value = claim.record, value
+        outcome, _ = answers.encode_value(flight)
+        return store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=policy.ttl)
+
+    def stats(self) -> Stats:
+        """Count the events of this guard and of the functions that it decorated."""
+        return total(self._counts)
+
+    @property
+    def _sync_store(self) -> Store:
+        if is_async(self.store):
+            raise TypeError("the store is an AsyncStore: use the …_async methods")
+        return cast("Store", self.store)
+
+    def _fingerprint(self, payload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+        if payload is _UNSET:
+            return spelled_fingerprint(args, kwargs, self._fingerprinter)
+        return None if payload is None else self._fingerprinter(payload)
+
+
+def forget(store: Store, key: Key, *, force: bool) -> bool:
+    """Remove a key's record, but not under a live claim unless forced."""
+    if force:
+        return store.delete(key)
+    record = store.get(key)
+    if record is None:
+        return False
+    if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
+        raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
+    return store.delete(key, owner=record.owner)
+
+
+class Block(Operation):
+    """The `Operation` of a ``with guard.operation(...)`` block."""
+
+    @classmethod
+    def of(cls, operation: Operation, flight: Flight, driver: SyncDriver) -> Block:
+        """Make the block of a claim that is held."""
+        block = cls(
+            operation.key, attempt=operation.attempt, token=operation.token, flight=flight, outer=operation._outer
+        )
+        block._driver = driver
+        return block
+
+    _driver: SyncDriver
+
+    def complete(self, value: R) -> R:
+        """Store the value here and now, and return it. Once."""
+        flight = self._flight
+        if flight is not None:
+            if flight.returned or not self.fresh:
+                raise RuntimeError("the operation is completed already")
+            flight.value, flight.returned = value, True
+            self._driver.complete(flight)
+        self._result = value
+        return value
+
+
+def _simply(key: Key, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    reset = _current.set(Operation(key))
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        _current.reset(reset)
