@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, Unpack, cast, overload
+from collections.abc import Sequence
+from typing import Any, Unpack, overload
 
-from idempo.driver_sync import SyncDriver
-from idempo.fingerprint import Fingerprinter
-from idempo.guard import Idempotency, _simply, forget, is_async, make_terms
-from idempo.keys import ALL_ARGUMENTS, EVERYTHING, KeySpec, PayloadSpec, check_namespace, compile_call
-from idempo.operation import unguarded
+from idempo.keys import ALL_ARGUMENTS, EVERYTHING, KeySpec, PayloadSpec
 from idempo.policy import Policy, PolicyOptions
-from idempo.protocols import Codec, Observer, Seal, Store
-from idempo.records import Key
+from idempo.protocols import Codec, Observer
 from idempo.stores.memory import MemoryStore
-from idempo.telling import total
 from idempo.terms import AnyStore
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Decorator(Protocol):
-    """What `idempotent` returns when it is given options."""
-
-    def __call__(self, fn: F, /) -> F: ...
+from idempo.wrapping import Decorator, F, namespace_of, wrap
 
 
 @overload
@@ -86,86 +71,6 @@ def idempotent(
     def decorate(target: Any) -> Any:
         where = MemoryStore() if store is None else store
         name = namespace_of(target, namespace, own=store is None, shared=getattr(where, "shared", True))
-        return _wrap(target, where, name, made, seal=None, **options)
+        return wrap(target, where, name, made, seal=None, **options)
 
     return decorate if fn is None else decorate(fn)
-
-
-def namespace_of(fn: Any, given: str | None, *, own: bool, shared: bool, prefixed: bool = False) -> str:
-    """Return a function's namespace, or refuse one that other functions or processes could share by accident."""
-    if given is not None:
-        return check_namespace(given)
-    module, name = getattr(fn, "__module__", "") or "", getattr(fn, "__qualname__", type(fn).__name__)
-    if not own and "<lambda>" in name:
-        raise TypeError("a lambda on a store that is not its own must be given a namespace")
-    if shared and "<locals>" in name:
-        raise TypeError(f"{name} is made inside a function: on a shared store it must be given a namespace")
-    if shared and module == "__main__" and not prefixed:
-        raise TypeError(f"{name} is of __main__: on a shared store it, or its guard, must be given a namespace")
-    return f"{module}.{name}"
-
-
-def _wrap(
-    fn: Any,
-    store: AnyStore,
-    namespace: str,
-    policy: Policy,
-    *,
-    key: KeySpec,
-    payload: PayloadSpec,
-    ignore: Sequence[str],
-    codec: Codec | None,
-    seal: Seal | None,
-    observers: Sequence[Observer],
-) -> Any:
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise TypeError(f"{fn.__qualname__} is a generator: its end cannot be an outcome; guard what consumes it")
-    if inspect.iscoroutinefunction(fn):
-        raise TypeError(f"{fn.__qualname__} is a coroutine function; only plain functions can be guarded yet")
-    resolve = compile_call(fn, key=key, payload=payload, ignore=ignore, fingerprinter=Fingerprinter())
-    if is_async(store):
-        raise TypeError(f"{fn.__qualname__} is a plain function, and its store an AsyncStore: give it a sync store")
-    if policy.probe is not None and inspect.iscoroutinefunction(policy.probe):
-        raise TypeError(f"the probe of {fn.__qualname__} is a coroutine function, and the function a plain one")
-    terms = make_terms(
-        store, policy=policy, codec=codec, seal=seal, observers=observers, returns=_returns(fn)
-    )
-    run = SyncDriver(terms).run
-
-    @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        value, fingerprint = resolve(*args, **kwargs)
-        if unguarded.depth:
-            return _simply(Key(namespace, value), fn, args, kwargs)
-        return run((namespace, value), fingerprint, fn, args, kwargs)
-
-    def key_for(*args: Any, **kwargs: Any) -> Key:
-        return Key(namespace, resolve(*args, **kwargs)[0])
-
-    def options(**changes: Any) -> Any:
-        own = {name: changes.pop(name) for name in ("key", "payload", "ignore", "codec", "observers") if name in changes}
-        kept = dict(key=key, payload=payload, ignore=ignore, codec=codec, observers=observers)
-        return _wrap(fn, store, namespace, policy.evolve(**changes), seal=seal, **{**kept, **own})
-
-    sync_store = cast("Store", store)
-    attributes = cast("Any", wrapper)
-    attributes.key_for = key_for
-    attributes.lookup = lambda *args, **kwargs: sync_store.get(key_for(*args, **kwargs))
-    attributes.forget = lambda *args, force=False, **kwargs: forget(sync_store, key_for(*args, **kwargs), force=force)
-    attributes.options = options
-    attributes.stats = lambda: total([terms.teller.counts])
-    attributes._counts = terms.teller.counts
-    return wrapper
-
-
-def _returns(fn: Any) -> Any:
-    return None if getattr(fn, "__annotations__", {}).get("return") is None else _hint(fn)
-
-
-def _hint(fn: Any) -> Any:
-    import typing
-
-    try:
-        return typing.get_type_hints(fn, include_extras=True).get("return")
-    except NameError:  # names a type that is not there at run time: nothing can be learnt from it
-        return None

@@ -387,5 +387,3 @@ def operation_of(flight: Flight, outer: Operation | None) -> Operation:
     if record is None:
         return Operation(flight.key, flight=flight, outer=outer)
     return Operation(flight.key, attempt=record.attempt, token=record.token, flight=flight, outer=outer)
-
-

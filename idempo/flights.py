@@ -158,9 +158,7 @@ class Flight:
         held, ttl = self.record, self.terms.policy.ttl
         if held is None:  # its claim was never answered, and it ran all the same (store_errors="run")
             return Record(State.COMPLETED, self.fingerprint, 0, 0, self.owner, outcome, None, ttl)
-        return Record(
-            State.COMPLETED, held.fingerprint, held.attempt, held.token, self.owner, outcome, None, ttl
-        )
+        return Record(State.COMPLETED, held.fingerprint, held.attempt, held.token, self.owner, outcome, None, ttl)
 
 
 class Flights:
@@ -236,7 +234,9 @@ class Flights:
             one.wake_one()
         return False
 
-    def finish(self, flight: Flight, end: Ending | None, *, outcome: bytes | None = None, offering: bool = False) -> None:
+    def finish(
+        self, flight: Flight, end: Ending | None, *, outcome: bytes | None = None, offering: bool = False
+    ) -> None:
         """End the flight, and wake whoever joined it.
 
         Args:

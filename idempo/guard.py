@@ -5,63 +5,35 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
+from typing import Any, Final, TypeVar, Unpack, cast, overload
 
 from idempo import answers
-from idempo.codecs import JsonCodec
 from idempo.driver_sync import SyncDriver, operation_of
 from idempo.errors import InProgressError
 from idempo.fingerprint import Fingerprinter
 from idempo.flights import Flight, Phase, new_owner
-from idempo.keys import check_namespace, key_text, spelled_fingerprint
+from idempo.keys import (
+    ALL_ARGUMENTS,
+    EVERYTHING,
+    KeySpec,
+    PayloadSpec,
+    check_namespace,
+    key_text,
+    spelled_fingerprint,
+)
 from idempo.operation import Operation, _current, unguarded
-from idempo.outcomes import Outcomes
 from idempo.policy import Policy, PolicyOptions
-from idempo.protocols import AsyncStore, Codec, Observer, Seal, Store
+from idempo.protocols import Codec, Observer, Seal, Store
 from idempo.records import Key, Record, State, Stats
 from idempo.stores.memory import MemoryStore
-from idempo.telling import Counts, Teller, total
-from idempo.terms import AnyStore, Terms
+from idempo.telling import Counts, total
+from idempo.terms import AnyStore
+from idempo.wrapping import Decorator, F, forget, is_async, make_terms, namespace_of, run_unguarded, wrap
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_NAMESPACE: Final = "default"
 _UNSET: Final[Any] = object()
-
-
-def is_async(store: object) -> bool:
-    """Whether a store's methods are coroutines."""
-    return inspect.iscoroutinefunction(getattr(store, "claim", None))
-
-
-def make_terms(
-    store: AnyStore,
-    *,
-    policy: Policy,
-    codec: Codec | None,
-    seal: Seal | None,
-    observers: Sequence[Observer],
-    returns: Any = None,
-) -> Terms:
-    """Settle how calls on this store run.
-
-    Raises:
-        TypeError: The store or codec is none, the codec is unsafe in this store, or it cannot keep what is returned.
-    """
-    if not isinstance(store, Store | AsyncStore):
-        raise TypeError(f"store must have the six methods of idempo.Store, and {type(store).__name__} has not")
-    if codec is None:
-        codec = getattr(store, "default_codec", None) or JsonCodec()
-    if not isinstance(codec, Codec):
-        raise TypeError(f"codec must have encode and decode, and {type(codec).__name__} has not")
-    if seal is None and getattr(store, "shared", True) and not getattr(codec, "safe_in_shared_store", True):
-        raise TypeError(f"{type(codec).__name__} is not safe in a store that others can write: use JsonCodec, or a seal")
-    learn = getattr(codec, "for_return_type", None)
-    if learn is not None and returns is not None:
-        codec = cast("Codec", learn(returns))
-    outcomes = Outcomes(codec, seal, max_result=policy.max_result, replay_errors=policy.replay_errors)
-    return Terms(store, policy, outcomes, Teller(observers), policy.in_doubt == "rerun")
 
 
 class Idempotency:
@@ -105,9 +77,7 @@ class Idempotency:
         self._codec = codec
         self._seal = seal
         self._observers = tuple(observers)
-        self._terms = make_terms(
-            self.store, policy=self.policy, codec=codec, seal=seal, observers=self._observers
-        )
+        self._terms = make_terms(self.store, policy=self.policy, codec=codec, seal=seal, observers=self._observers)
         self._counts: list[Counts] = [self._terms.teller.counts]
         self._fingerprinter = Fingerprinter()
 
@@ -135,7 +105,7 @@ class Idempotency:
             raise TypeError("run() is for plain functions; for a coroutine function use `await run_async(...)`")
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
-            return _simply(Key(*id_), fn, args, kwargs)
+            return run_unguarded(Key(*id_), fn, args, kwargs)
         return cast("R", self._driver.run(id_, self._fingerprint(payload, args, kwargs), fn, args, kwargs))
 
     @contextmanager
@@ -175,6 +145,64 @@ class Idempotency:
             if flight.phase is not Phase.ENDED:
                 driver.settle(flight, error)
             raise
+
+    @overload
+    def idempotent(self, fn: F, /) -> F: ...
+    @overload
+    def idempotent(
+        self,
+        *,
+        key: KeySpec = ...,
+        payload: PayloadSpec = ...,
+        ignore: Sequence[str] = ...,
+        namespace: str | None = ...,
+        codec: Codec | None = ...,
+        observers: Sequence[Observer] = ...,
+        **policy: Unpack[PolicyOptions],
+    ) -> Decorator: ...
+    def idempotent(
+        self,
+        fn: Any = None,
+        /,
+        *,
+        key: KeySpec = ALL_ARGUMENTS,
+        payload: PayloadSpec = EVERYTHING,
+        ignore: Sequence[str] = (),
+        namespace: str | None = None,
+        codec: Codec | None = None,
+        observers: Sequence[Observer] = (),
+        **policy: Unpack[PolicyOptions],
+    ) -> Any:
+        """Decorate a function as `idempo.idempotent` does, on this guard's store, namespace and policy.
+
+        Options override the guard's; observers are added to its own, and its namespace stays as a prefix.
+
+        Raises:
+            TypeError: The function cannot be guarded so, or an option is of the wrong type.
+            ValueError: An option is out of its range.
+        """
+        made = self.policy.evolve(**policy)
+        prefixed = self.namespace != DEFAULT_NAMESPACE
+
+        def decorate(target: Any) -> Any:
+            shared = getattr(self.store, "shared", True)
+            name = namespace_of(target, namespace, own=False, shared=shared, prefixed=prefixed)
+            wrapper = wrap(
+                target,
+                self.store,
+                f"{self.namespace}/{name}",
+                made,
+                key=key,
+                payload=payload,
+                ignore=ignore,
+                codec=codec or self._codec,
+                seal=self._seal,
+                observers=(*self._observers, *observers),
+            )
+            self._counts.append(wrapper._counts)
+            return wrapper
+
+        return decorate if fn is None else decorate(fn)
 
     def lookup(self, key: Any) -> Record | None:
         """Return the record of a key, or None."""
@@ -225,18 +253,6 @@ class Idempotency:
         return None if payload is None else self._fingerprinter(payload)
 
 
-def forget(store: Store, key: Key, *, force: bool) -> bool:
-    """Remove a key's record, but not under a live claim unless forced."""
-    if force:
-        return store.delete(key)
-    record = store.get(key)
-    if record is None:
-        return False
-    if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
-        raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
-    return store.delete(key, owner=record.owner)
-
-
 class Block(Operation):
     """The `Operation` of a ``with guard.operation(...)`` block."""
 
@@ -261,11 +277,3 @@ class Block(Operation):
             self._driver.complete(flight)
         self._result = value
         return value
-
-
-def _simply(key: Key, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-    reset = _current.set(Operation(key))
-    try:
-        return fn(*args, **kwargs)
-    finally:
-        _current.reset(reset)

@@ -90,9 +90,12 @@ class Teller:
     ) -> None:
         """Count the event, log it where it is a duplicate or trouble, and tell the observers."""
         self.counts.add(kind)
-        if self._observers or kind in _TROUBLE or self._log.isEnabledFor(10):
-            self._pass_on(Event(kind, key, attempt, duration, error))
-        elif kind in _DUPLICATES and self._log.isEnabledFor(20):
+        if (
+            self._observers
+            or kind in _TROUBLE
+            or self._log.isEnabledFor(10)
+            or (kind in _DUPLICATES and self._log.isEnabledFor(20))
+        ):
             self._pass_on(Event(kind, key, attempt, duration, error))
 
     def _pass_on(self, event: Event) -> None:

@@ -31,13 +31,15 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (2, "protocols fingerprint envelope codecs seals"),
     (2, "_canonical _canonical_types _json_classes _json_values _return_types"),
     (3, "decisions stores.memory stores.sqlite stores.cas"),
-    (3, "stores._transitions stores._sqlite_table stores._sqlite_connections"),
+    (3, "stores._transitions stores._cas_records stores._sqlite_table stores._sqlite_connections"),
     (3.5, "stores"),  # what picks a store by its URL
     (4, "keys _key_text _call_source telling outcomes"),
     (4.2, "terms"),
     (4.4, "flights renewal"),
     (4.6, "operation hub"),
+    (4.8, "answers"),
     (5, "driver_sync driver_async"),
+    (5.5, "wrapping"),
     (6, "guard"),
     (7, "decorator"),
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in

@@ -1,0 +1,172 @@
+"""Putting a guard around one function: what the decorator and `Idempotency.idempotent` share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, cast
+
+from idempo.codecs import JsonCodec
+from idempo.driver_sync import SyncDriver
+from idempo.errors import InProgressError
+from idempo.fingerprint import Fingerprinter
+from idempo.keys import KeySpec, PayloadSpec, check_namespace, compile_call
+from idempo.operation import Operation, _current, unguarded
+from idempo.outcomes import Outcomes
+from idempo.policy import Policy
+from idempo.protocols import AsyncStore, Codec, Observer, Seal, Store
+from idempo.records import Key, State
+from idempo.telling import Teller, total
+from idempo.terms import AnyStore, Terms
+
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Decorator(Protocol):
+    """What `idempotent` returns when it is given options."""
+
+    def __call__(self, fn: F, /) -> F: ...
+
+
+def is_async(store: object) -> bool:
+    """Whether a store's methods are coroutines."""
+    return inspect.iscoroutinefunction(getattr(store, "claim", None))
+
+
+def make_terms(
+    store: AnyStore,
+    *,
+    policy: Policy,
+    codec: Codec | None,
+    seal: Seal | None,
+    observers: Sequence[Observer],
+    returns: Any = None,
+) -> Terms:
+    """Settle how calls on this store run.
+
+    Raises:
+        TypeError: The store or codec is none, the codec is unsafe in this store, or it cannot keep what is returned.
+    """
+    if not isinstance(store, Store | AsyncStore):
+        raise TypeError(f"store must have the six methods of idempo.Store, and {type(store).__name__} has not")
+    if codec is None:
+        codec = getattr(store, "default_codec", None) or JsonCodec()
+    if not isinstance(codec, Codec):
+        raise TypeError(f"codec must have encode and decode, and {type(codec).__name__} has not")
+    if seal is None and getattr(store, "shared", True) and not getattr(codec, "safe_in_shared_store", True):
+        raise TypeError(
+            f"{type(codec).__name__} is not safe in a store that others can write: use JsonCodec, or a seal"
+        )
+    learn = getattr(codec, "for_return_type", None)
+    if learn is not None and returns is not None:
+        codec = cast("Codec", learn(returns))
+    outcomes = Outcomes(codec, seal, max_result=policy.max_result, replay_errors=policy.replay_errors)
+    return Terms(store, policy, outcomes, Teller(observers), policy.in_doubt == "rerun")
+
+
+def forget(store: Store, key: Key, *, force: bool) -> bool:
+    """Remove a key's record, but not under a live claim unless forced."""
+    if force:
+        return store.delete(key)
+    record = store.get(key)
+    if record is None:
+        return False
+    if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
+        raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
+    return store.delete(key, owner=record.owner)
+
+
+def run_unguarded(key: Key, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    """Run the function as if nothing guarded it, with an operation to ask."""
+    reset = _current.set(Operation(key))
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        _current.reset(reset)
+
+
+def namespace_of(fn: Any, given: str | None, *, own: bool, shared: bool, prefixed: bool = False) -> str:
+    """Return a function's namespace, or refuse one that other functions or processes could share by accident."""
+    if given is not None:
+        return check_namespace(given)
+    module, name = getattr(fn, "__module__", "") or "", getattr(fn, "__qualname__", type(fn).__name__)
+    if not own and "<lambda>" in name:
+        raise TypeError("a lambda on a store that is not its own must be given a namespace")
+    if shared and "<locals>" in name:
+        raise TypeError(f"{name} is made inside a function: on a shared store it must be given a namespace")
+    if shared and module == "__main__" and not prefixed:
+        raise TypeError(f"{name} is of __main__: on a shared store it, or its guard, must be given a namespace")
+    return f"{module}.{name}"
+
+
+def wrap(
+    fn: Any,
+    store: AnyStore,
+    namespace: str,
+    policy: Policy,
+    *,
+    key: KeySpec,
+    payload: PayloadSpec,
+    ignore: Sequence[str],
+    codec: Codec | None,
+    seal: Seal | None,
+    observers: Sequence[Observer],
+) -> Any:
+    """Return the function guarded: the same signature, and the attributes that a guarded function carries.
+
+    Raises:
+        TypeError: The function cannot be guarded, or not so.
+    """
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise TypeError(f"{fn.__qualname__} is a generator: its end cannot be an outcome; guard what consumes it")
+    if inspect.iscoroutinefunction(fn):
+        raise TypeError(f"{fn.__qualname__} is a coroutine function; only plain functions can be guarded yet")
+    resolve = compile_call(fn, key=key, payload=payload, ignore=ignore, fingerprinter=Fingerprinter())
+    if is_async(store):
+        raise TypeError(f"{fn.__qualname__} is a plain function, and its store an AsyncStore: give it a sync store")
+    if policy.probe is not None and inspect.iscoroutinefunction(policy.probe):
+        raise TypeError(f"the probe of {fn.__qualname__} is a coroutine function, and the function a plain one")
+    terms = make_terms(store, policy=policy, codec=codec, seal=seal, observers=observers, returns=_returns(fn))
+    run = SyncDriver(terms).run
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        value, fingerprint = resolve(*args, **kwargs)
+        if unguarded.depth:
+            return run_unguarded(Key(namespace, value), fn, args, kwargs)
+        return run((namespace, value), fingerprint, fn, args, kwargs)
+
+    def key_for(*args: Any, **kwargs: Any) -> Key:
+        return Key(namespace, resolve(*args, **kwargs)[0])
+
+    def options(**changes: Any) -> Any:
+        own = {
+            name: changes.pop(name) for name in ("key", "payload", "ignore", "codec", "observers") if name in changes
+        }
+        kept = dict(key=key, payload=payload, ignore=ignore, codec=codec, observers=observers)
+        return wrap(fn, store, namespace, policy.evolve(**changes), seal=seal, **{**kept, **own})
+
+    sync_store = cast("Store", store)
+    attributes = cast("Any", wrapper)
+    attributes.key_for = key_for
+    attributes.lookup = lambda *args, **kwargs: sync_store.get(key_for(*args, **kwargs))
+    attributes.forget = lambda *args, force=False, **kwargs: forget(sync_store, key_for(*args, **kwargs), force=force)
+    attributes.options = options
+    attributes.stats = lambda: total([terms.teller.counts])
+    attributes._counts = terms.teller.counts
+    return wrapper
+
+
+def _returns(fn: Any) -> Any:
+    return None if getattr(fn, "__annotations__", {}).get("return") is None else _hint(fn)
+
+
+def _hint(fn: Any) -> Any:
+    import typing
+
+    try:
+        return typing.get_type_hints(fn, include_extras=True).get("return")
+    except NameError:  # names a type that is not there at run time: nothing can be learnt from it
+        return None
