@@ -81,8 +81,18 @@ def _unbound(value: _Text) -> str:
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
-def _checksum(key: Key, values: _Values) -> int:
-    format_, state, attempt, token, owner, fingerprint, outcome, lease_ends, expires = values
+def _checksum(
+    key: Key,
+    format_: int,
+    state: str,
+    attempt: int,
+    token: int,
+    owner: str,
+    fingerprint: bytes | None,
+    outcome: bytes | None,
+    lease_ends: int | None,
+    expires: int,
+) -> int:
     text = f"{key.namespace}\0{key.value}\0{state}\0{owner}\0".encode("utf-8", "surrogatepass")
     numbers = _NUMBERS.pack(
         format_,
@@ -183,7 +193,10 @@ class Table:
         Raises:
             RecordError: The row is damaged, or of another version.
         """
-        rows = connection.execute(self._select, (_bindable(key.namespace), _bindable(key.value))).fetchall()
+        try:
+            rows = connection.execute(self._select, (key.namespace, key.value)).fetchall()
+        except UnicodeEncodeError:
+            rows = connection.execute(self._select, (_bindable(key.namespace), _bindable(key.value))).fetchall()
         return self._decoded(key, rows[0], now) if rows else None
 
     def write(self, connection: sqlite3.Connection, key: Key, now: int, record: Record, found: Row | None) -> bool:
@@ -200,7 +213,7 @@ class Table:
             instant(now, record.expires_in),
         )
         name = (_bindable(key.namespace), _bindable(key.value))
-        checksum = _checksum(key, values)
+        checksum = _checksum(key, *values)
         if found is None:
             cursor = connection.execute(self._insert, (*name, *values, 1, checksum))
         else:
@@ -244,29 +257,23 @@ class Table:
         return connection.execute(self._sweep, (now, limit)).rowcount
 
     def _decoded(self, key: Key, row: tuple[Any, ...], now: int) -> Row:
-        (format_, name, attempt, token, owner, fingerprint, outcome, lease_ends, expires, revision, checksum) = row
+        format_, name, attempt, token, owner, fingerprint, outcome, lease_ends, expires, revision, checksum = row
         if format_ != FORMAT:
             raise RecordError(
                 f"the record of {key.value!r} in table {self.name} is of format {format_!r}; this version of idempo "
                 f"reads format {FORMAT} only",
                 key=key,
             )
-        values = (format_, name, attempt, token, owner, fingerprint, outcome, lease_ends, expires)
-        state = _STATES.get(name)
         try:
-            intact = (
-                state is not None
-                and checksum == _checksum(key, values)
-                and (lease_ends is not None) is (state is State.RUNNING)
-                and (outcome is not None) is (state is State.COMPLETED)
+            intact = checksum == _checksum(
+                key, format_, name, attempt, token, owner, fingerprint, outcome, lease_ends, expires
             )
         except (TypeError, struct.error):  # text where a number belongs, and the like
             intact = False
-        if state is None or not intact:
+        if not intact:
             raise RecordError(f"the record of {key.value!r} in table {self.name} is damaged", key=key)
         if expires <= now:
             return None, token, revision
         lease_left = None if lease_ends is None else (lease_ends - now) / MICROSECONDS
-        expires_in = (expires - now) / MICROSECONDS
-        record = Record(state, fingerprint, attempt, token, owner, outcome, lease_left, expires_in)
-        return record, token, revision
+        left = (expires - now) / MICROSECONDS
+        return Record(_STATES[name], fingerprint, attempt, token, owner, outcome, lease_left, left), token, revision

@@ -9,17 +9,17 @@ fencing token that a record may get that is new.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, TypeVarTuple, Unpack
 
 from idempo.records import Claim, Record, State
 
 _Answer = TypeVar("_Answer")
-_Args = ParamSpec("_Args")
+_Args = TypeVarTuple("_Args")
 
 Step: TypeAlias = tuple[_Answer, Record | None]
 """What a method comes to: the answer, to be given once the record is put in place of the one found, if there is one."""
 
-Transition: TypeAlias = Callable[Concatenate[Record | None, int, _Args], Step[_Answer]]
+Transition: TypeAlias = Callable[[Record | None, int, Unpack[_Args]], Step[_Answer]]
 """One of the functions below: given the record found, the least new token, and the method's own arguments."""
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Concatenate, Final, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
 from idempo._time import seconds
 from idempo.errors import IdempotencyError, RecordError, StoreError, StoreFullError
@@ -26,13 +26,13 @@ from idempo.stores._transitions import Transition
 __all__ = ["JoiningSqliteStore", "SqliteStore"]
 
 _Result = TypeVar("_Result")
-_Args = ParamSpec("_Args")
-_Work: TypeAlias = Callable[Concatenate[sqlite3.Connection, _Args], _Result]
+_Args = TypeVarTuple("_Args")
+_Work: TypeAlias = Callable[[sqlite3.Connection, Unpack[_Args]], _Result]
 
 _SYNCHRONOUS: Final = ("NORMAL", "FULL", "EXTRA")
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _UNREADABLE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
-_ROUNDS: Final = 1000  # each lost round is another caller's write to the same key within microseconds
+_ROUNDS: Final = range(1000)  # each lost round is another caller's write to the same key within microseconds
 _CLAIMS_PER_SWEEP: Final = 64
 _ROWS_PER_SWEEP: Final = 256  # more than one row per claim, or a file full of expired rows would never shrink
 _BATCH: Final = 500
@@ -115,19 +115,18 @@ class _Records:
         self,
         connection: sqlite3.Connection,
         key: Key,
-        transition: Transition[_Args, _Result],
-        *args: _Args.args,
-        **kwargs: _Args.kwargs,
+        transition: Transition[*_Args, _Result],
+        *args: *_Args,
     ) -> _Result:
         table = self._table
-        for _ in range(_ROUNDS):
-            now = self._now()
+        for _ in _ROUNDS:
+            now = int(self._clock() * MICROSECONDS)
             row = table.read(connection, key, now)
             if row is None:
-                answer, write = transition(None, now, *args, **kwargs)
+                answer, write = transition(None, now, *args)
             else:
                 found, token, _ = row
-                answer, write = transition(found, max(now, token + 1), *args, **kwargs)
+                answer, write = transition(found, max(now, token + 1), *args)
             if write is None or table.write(connection, key, now, write, row):
                 return answer
         raise self._outrun(key)
@@ -137,7 +136,7 @@ class _Records:
         return None if row is None else row[0]
 
     def _delete(self, connection: sqlite3.Connection, key: Key, owner: str | None) -> bool:
-        for _ in range(_ROUNDS):
+        for _ in _ROUNDS:
             row = self._table.read(connection, key, self._now())
             if row is None or not _transitions.delete(row[0], owner):
                 return False
@@ -149,12 +148,14 @@ class _Records:
         return int(self._clock() * MICROSECONDS)
 
     def _outrun(self, key: Key) -> StoreError:
-        return StoreError(f"others changed the record of {key.value!r} {_ROUNDS} times while it was written", key=key)
+        return StoreError(
+            f"others changed the record of {key.value!r} {len(_ROUNDS)} times while it was written", key=key
+        )
 
-    def _reading(self, work: _Work[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+    def _reading(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
         raise NotImplementedError
 
-    def _writing(self, work: _Work[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+    def _writing(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
         raise NotImplementedError
 
 
@@ -312,14 +313,14 @@ class SqliteStore(_Records):
             if removed < _BATCH:
                 return total
 
-    def _reading(self, work: _Work[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+    def _reading(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
         connections = self._connections
         lane = connections.lane()
         deadline = time.monotonic() + self._busy_timeout
         while True:
             with lane.lock:
                 try:
-                    return work(lane.connection or connections.open(lane), *args, **kwargs)
+                    return work(lane.connection or connections.open(lane), *args)
                 except sqlite3.Error as error:
                     if _code(error) not in _BUSY:
                         lane.close()  # the next call starts afresh, where the file has changed or come back
@@ -400,7 +401,7 @@ class JoiningSqliteStore(_Records):
         if not self._table.exists(connection):
             self._table.create(connection)
 
-    def _reading(self, work: _Work[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+    def _reading(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
         connection = self._connection
         factories = connection.row_factory, connection.text_factory
         try:
@@ -410,7 +411,7 @@ class JoiningSqliteStore(_Records):
                     'with connection.execute("BEGIN IMMEDIATE"), and commit it after the call'
                 )
             connection.row_factory, connection.text_factory = None, str
-            return work(connection, *args, **kwargs)
+            return work(connection, *args)
         except sqlite3.Error as error:
             if _code(error) in _BUSY:
                 raise StoreError(
@@ -420,10 +421,10 @@ class JoiningSqliteStore(_Records):
         finally:
             connection.row_factory, connection.text_factory = factories
 
-    def _writing(self, work: _Work[_Args, _Result], *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+    def _writing(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
         # Before anything is read: a transaction that reads first and then finds that another has written can only fail.
         self._reading(self._table.lock)
-        return self._reading(work, *args, **kwargs)
+        return self._reading(work, *args)
 
 
 def _execute(connection: sqlite3.Connection, statement: str) -> None:

@@ -1,0 +1,82 @@
+"""CasStore and its twin through the contract of every store, over a dict."""
+
+from __future__ import annotations
+
+import pytest
+
+from idempo.records import Key
+from idempo.stores.cas import AsyncCasStore, CasStore
+from idempo.testing import AsyncStoreContract, FakeClock, StoreContract
+from idempo.testing.backend import DictBackend
+
+
+class _AsyncDictBackend:
+    """`DictBackend`, in coroutines."""
+
+    shared = False
+
+    def __init__(self, backend: DictBackend) -> None:
+        self.plain = backend
+        self.lasting_revisions = backend.lasting_revisions
+
+    async def get(self, key: str) -> tuple[bytes, int] | None:
+        return self.plain.get(key)
+
+    async def add(self, key: str, value: bytes, ttl: float) -> int | None:
+        return self.plain.add(key, value, ttl)
+
+    async def compare_and_swap(self, key: str, value: bytes, revision: int, ttl: float) -> int | None:
+        return self.plain.compare_and_swap(key, value, revision, ttl)
+
+    async def delete(self, key: str, revision: int | None = None) -> bool:
+        return self.plain.delete(key, revision)
+
+
+def _damage(backend: DictBackend, how: str) -> None:
+    (name,) = backend.values
+    value, revision, expires = backend.values[name]
+    damaged = {
+        "truncated": value[:-3],
+        "flipped": value[:-1] + bytes([value[-1] ^ 1]),
+        "newer": value.replace(b"idempo\x01", b"idempo\x02", 1),
+        "foreign": b'{"somebody": "else"}',
+    }[how]
+    backend.values[name] = (damaged, revision, expires)
+
+
+class TestCasStore(StoreContract):
+    @pytest.fixture(params=[True, False], ids=["lasting-revisions", "passing-revisions"])
+    def backend(self, request: pytest.FixtureRequest, clock: FakeClock) -> DictBackend:
+        return DictBackend(clock, lasting_revisions=request.param)
+
+    @pytest.fixture
+    def store(self, backend: DictBackend, clock: FakeClock) -> CasStore:
+        return CasStore(backend, clock=clock, wall_clock=clock)
+
+    def reopen(self, store: CasStore) -> CasStore:
+        clock = self._clock
+        assert clock is not None
+        return CasStore(store._backend, clock=clock, wall_clock=clock)
+
+    def damage(self, store: CasStore, key: Key, how: str) -> None:
+        assert isinstance(store._backend, DictBackend)
+        _damage(store._backend, how)
+
+
+class TestAsyncCasStore(AsyncStoreContract):
+    @pytest.fixture
+    def backend(self, clock: FakeClock) -> _AsyncDictBackend:
+        return _AsyncDictBackend(DictBackend(clock))
+
+    @pytest.fixture
+    def store(self, backend: _AsyncDictBackend, clock: FakeClock) -> AsyncCasStore:
+        return AsyncCasStore(backend, clock=clock, wall_clock=clock)
+
+    def reopen(self, store: AsyncCasStore) -> AsyncCasStore:
+        clock = self._clock
+        assert clock is not None
+        return AsyncCasStore(store._backend, clock=clock, wall_clock=clock)
+
+    def damage(self, store: AsyncCasStore, key: Key, how: str) -> None:
+        assert isinstance(store._backend, _AsyncDictBackend)
+        _damage(store._backend.plain, how)
