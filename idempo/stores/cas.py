@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, TypeVarTuple, runtime_checkable
+from typing import Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from idempo.errors import StoreError
 from idempo.records import Claim, Key, Record
@@ -310,10 +310,11 @@ class AsyncCasStore:
         return self._book.found(key, name, answer)
 
 
-def _check(backend: Any, protocol: type, *, coroutines: bool) -> None:
+def _check(backend: object, protocol: type, *, coroutines: bool) -> None:
+    get = getattr(backend, "get", None)
     if not isinstance(backend, protocol):
         raise TypeError(f"backend must have the four methods of {protocol.__name__}, not be {backend!r}")
-    if inspect.iscoroutinefunction(backend.get) is not coroutines:
+    if inspect.iscoroutinefunction(get) is not coroutines:
         raise TypeError(
             f"the methods of backend must {'' if coroutines else 'not '}be coroutine functions: {backend!r}"
         )

@@ -11,155 +11,31 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
-from typing import Final, Literal, TypeAlias, TypeVar, TypeVarTuple, Unpack
+from typing import Final, Literal, TypeVar, TypeVarTuple
 
 from idempo._time import seconds
-from idempo.errors import IdempotencyError, RecordError, StoreError, StoreFullError
+from idempo.errors import IdempotencyError, StoreError
 from idempo.records import Claim, Key, Record
 from idempo.stores import _transitions
 from idempo.stores._sqlite_connections import Connections
-from idempo.stores._sqlite_table import MICROSECONDS, Table
-from idempo.stores._transitions import Transition
+from idempo.stores._sqlite_joining import JoiningSqliteStore
+from idempo.stores._sqlite_records import Records, Work, is_busy, key_of, translated
+from idempo.stores._sqlite_table import Table
 
 __all__ = ["JoiningSqliteStore", "SqliteStore"]
 
 _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
-_Work: TypeAlias = Callable[[sqlite3.Connection, Unpack[_Args]], _Result]
 
 _SYNCHRONOUS: Final = ("NORMAL", "FULL", "EXTRA")
-_BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
-_UNREADABLE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
-_ROUNDS: Final = range(1000)  # each lost round is another caller's write to the same key within microseconds
 _CLAIMS_PER_SWEEP: Final = 64
 _ROWS_PER_SWEEP: Final = 256  # more than one row per claim, or a file full of expired rows would never shrink
 _BATCH: Final = 500
 
 
-def _code(error: sqlite3.Error) -> int | None:
-    code: int | None = getattr(error, "sqlite_errorcode", None)  # missing where Python's part raised it
-    return None if code is None else code & 0xFF  # the rest tells a variant
-
-
-def _key_of(args: tuple[object, ...]) -> Key | None:
-    return args[0] if args and isinstance(args[0], Key) else None
-
-
-def _translated(error: sqlite3.Error, what: str, args: tuple[object, ...]) -> IdempotencyError:
-    code, key = _code(error), _key_of(args)
-    if code in _UNREADABLE or (code is None and "decode" in str(error)):
-        return RecordError(f"{what} cannot be read: {error}", key=key)
-    if code == sqlite3.SQLITE_FULL:
-        return StoreFullError(f"{what} has no room: {error}", key=key)
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return StoreError(
-            f"{what} cannot be opened: does its folder exist, and may it be written to? ({error})", key=key
-        )
-    return StoreError(f"{what} failed: {error}", key=key)
-
-
-class _Records:
-    """The six methods over one table; what is under them is a connection of our own or the caller's."""
-
-    blocking: Final = True
-    shared: Final = True
-
-    def __init__(self, table: Table, clock: Callable[[], float]) -> None:
-        self._table = table
-        self._clock = clock
-
-    def claim(
-        self,
-        key: Key,
-        *,
-        owner: str,
-        fingerprint: bytes | None,
-        lease: float,
-        ttl: float,
-        take_over: bool | str = True,
-    ) -> Claim:
-        """See `Store.claim`.
-
-        Raises:
-            StoreFullError: The disk is full.
-        """
-        return self._writing(self._step, key, _transitions.claim, owner, fingerprint, lease, ttl, take_over)
-
-    def complete(self, key: Key, *, owner: str, outcome: bytes, ttl: float) -> bool:
-        """See `Store.complete`."""
-        return self._writing(self._step, key, _transitions.complete, owner, outcome, ttl)
-
-    def release(self, key: Key, *, owner: str, ttl: float) -> bool:
-        """See `Store.release`."""
-        return self._writing(self._step, key, _transitions.release, owner, ttl)
-
-    def renew(self, key: Key, *, owner: str, lease: float, ttl: float) -> bool:
-        """See `Store.renew`."""
-        return self._writing(self._step, key, _transitions.renew, owner, lease, ttl)
-
-    def get(self, key: Key) -> Record | None:
-        """See `Store.get`. Takes no lock."""
-        return self._reading(self._get, key)
-
-    def delete(self, key: Key, *, owner: str | None = None) -> bool:
-        """See `Store.delete`."""
-        return self._writing(self._delete, key, owner)
-
-    # Each of these is given a connection, and may be called again from the start when SQLite is busy. One statement
-    # reads, another writes if the row is still the one that was read: each takes the lock that it needs for as long as
-    # it needs it, and nobody waits for a lock in order to change nothing.
-
-    def _step(
-        self,
-        connection: sqlite3.Connection,
-        key: Key,
-        transition: Transition[*_Args, _Result],
-        *args: *_Args,
-    ) -> _Result:
-        table = self._table
-        for _ in _ROUNDS:
-            now = int(self._clock() * MICROSECONDS)
-            row = table.read(connection, key, now)
-            if row is None:
-                answer, write = transition(None, now, *args)
-            else:
-                found, token, _ = row
-                answer, write = transition(found, max(now, token + 1), *args)
-            if write is None or table.write(connection, key, now, write, row):
-                return answer
-        raise self._outrun(key)
-
-    def _get(self, connection: sqlite3.Connection, key: Key) -> Record | None:
-        row = self._table.read(connection, key, self._now())
-        return None if row is None else row[0]
-
-    def _delete(self, connection: sqlite3.Connection, key: Key, owner: str | None) -> bool:
-        for _ in _ROUNDS:
-            row = self._table.read(connection, key, self._now())
-            if row is None or not _transitions.delete(row[0], owner):
-                return False
-            if self._table.remove(connection, key, row):
-                return True
-        raise self._outrun(key)
-
-    def _now(self) -> int:
-        return int(self._clock() * MICROSECONDS)
-
-    def _outrun(self, key: Key) -> StoreError:
-        return StoreError(
-            f"others changed the record of {key.value!r} {len(_ROUNDS)} times while it was written", key=key
-        )
-
-    def _reading(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
-        raise NotImplementedError
-
-    def _writing(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
-        raise NotImplementedError
-
-
-class SqliteStore(_Records):
+class SqliteStore(Records):
     """Keeps records in a table of an SQLite file, durable, and shared by all processes of one machine.
 
     The file and the table are made at first use, by however many processes at once, and the file is put into WAL mode.
@@ -313,7 +189,7 @@ class SqliteStore(_Records):
             if removed < _BATCH:
                 return total
 
-    def _reading(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
+    def _reading(self, work: Work[*_Args, _Result], *args: *_Args) -> _Result:
         connections = self._connections
         lane = connections.lane()
         deadline = time.monotonic() + self._busy_timeout
@@ -322,14 +198,14 @@ class SqliteStore(_Records):
                 try:
                     return work(lane.connection or connections.open(lane), *args)
                 except sqlite3.Error as error:
-                    if _code(error) not in _BUSY:
+                    if not is_busy(error):
                         lane.close()  # the next call starts afresh, where the file has changed or come back
-                        raise _translated(error, self._path, args) from error
+                        raise translated(error, self._path, args) from error
                     # SQLite itself waits for most locks; this is for those at which it gives up at once.
                     if time.monotonic() >= deadline:
                         raise StoreError(
                             f"{self._path} stayed locked by others for {self._busy_timeout:g} s: {error}",
-                            key=_key_of(args),
+                            key=key_of(args),
                         ) from error
             time.sleep(random.uniform(0.001, 0.01))
 
@@ -354,81 +230,6 @@ class SqliteStore(_Records):
             connection.close()
             raise
         return connection
-
-
-class JoiningSqliteStore(_Records):
-    """Writes its record in the caller's own transaction: made by `SqliteStore.joining`.
-
-    Every call but `get` takes SQLite's write lock first, waiting as long as the *connection's* own time-out, so that a
-    concurrent duplicate is seen as it was committed. Nothing is retried here: a database that is locked, or that
-    changed since the transaction first read, is a StoreError, and the transaction must be rolled back and run again.
-    """
-
-    transactional: Final = True
-    """The record commits with the caller's transaction: nothing may be renewed, joined or retried."""
-
-    def __init__(self, connection: sqlite3.Connection, path: str, table: Table, clock: Callable[[], float]) -> None:
-        super().__init__(table, clock)
-        if not isinstance(connection, sqlite3.Connection):
-            raise TypeError(f"a sqlite3.Connection is needed to join its transaction, not {type(connection).__name__}")
-        self._connection = connection
-        self._savepoints = itertools.count(1)
-        self._reading(self._prepare, path)
-
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Undo what is done inside, record and effect, when it raises; the caller's transaction goes on.
-
-        Raises:
-            StoreError: The transaction is over: the body itself must neither commit nor roll back.
-        """
-        name = f"idempo_{next(self._savepoints)}"
-        self._reading(_execute, f"SAVEPOINT {name}")
-        try:
-            yield
-        except BaseException:
-            # Where SQLite has already rolled the whole transaction back, there is nothing left to undo.
-            if self._connection.in_transaction:
-                self._reading(_execute, f"ROLLBACK TO {name}")
-                self._reading(_execute, f"RELEASE {name}")
-            raise
-        self._reading(_execute, f"RELEASE {name}")
-
-    def _prepare(self, connection: sqlite3.Connection, path: str) -> None:
-        files = {name: file for _, name, file in connection.execute("PRAGMA database_list").fetchall()}
-        if not files["main"] or os.path.realpath(files["main"]) != os.path.realpath(path):
-            raise ValueError(f"the connection's main database is {files['main'] or 'in memory'}, not {path}")
-        if not self._table.exists(connection):
-            self._table.create(connection)
-
-    def _reading(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
-        connection = self._connection
-        factories = connection.row_factory, connection.text_factory
-        try:
-            if not connection.in_transaction:
-                raise ValueError(
-                    "the connection is in no transaction, so effect and record could not commit together: begin one "
-                    'with connection.execute("BEGIN IMMEDIATE"), and commit it after the call'
-                )
-            connection.row_factory, connection.text_factory = None, str
-            return work(connection, *args)
-        except sqlite3.Error as error:
-            if _code(error) in _BUSY:
-                raise StoreError(
-                    f"the database is locked, retry your transaction: {error}", key=_key_of(args)
-                ) from error
-            raise _translated(error, "the transaction that was joined", args) from error
-        finally:
-            connection.row_factory, connection.text_factory = factories
-
-    def _writing(self, work: _Work[*_Args, _Result], *args: *_Args) -> _Result:
-        # Before anything is read: a transaction that reads first and then finds that another has written can only fail.
-        self._reading(self._table.lock)
-        return self._reading(work, *args)
-
-
-def _execute(connection: sqlite3.Connection, statement: str) -> None:
-    connection.execute(statement)
 
 
 def _file(path: str | os.PathLike[str]) -> str:
