@@ -83,7 +83,7 @@ def in_progress(terms: Terms, key: Key, attempt: int, waited: float) -> InProgre
 def lease_lost(flight: Flight) -> LeaseLostError:
     """Tell that a finished function held its key no more, and return the error that carries its value."""
     error = LeaseLostError(
-        "the function ran, but its lease was lost: another attempt may have run too",
+        "the function ran, but its lease was lost: another attempt may run too",
         key=flight.key,
         result=flight.value,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Unpack, overload
 
 from idempo.keys import ALL_ARGUMENTS, EVERYTHING, KeySpec, PayloadSpec
@@ -10,11 +10,11 @@ from idempo.policy import Policy, PolicyOptions
 from idempo.protocols import Codec, Observer
 from idempo.stores.memory import MemoryStore
 from idempo.terms import AnyStore
-from idempo.wrapping import Decorator, F, namespace_of, wrap
+from idempo.wrapping import Decorator, Guarded, P, R, namespace_of, wrap
 
 
 @overload
-def idempotent(fn: F, /) -> F: ...
+def idempotent(fn: Callable[P, R], /) -> Guarded[P, R]: ...
 @overload
 def idempotent(
     *,
@@ -65,7 +65,13 @@ def idempotent(
     >>> charge("o-1", 5), charge(order_id="o-1", amount=5), charge.stats().executed
     ('o-1 paid 5', 'o-1 paid 5', 1)
     """
-    options: dict[str, Any] = dict(key=key, payload=payload, ignore=ignore, codec=codec, observers=tuple(observers))
+    options: dict[str, Any] = {
+        "key": key,
+        "payload": payload,
+        "ignore": ignore,
+        "codec": codec,
+        "observers": tuple(observers),
+    }
     made = Policy(**policy)
 
     def decorate(target: Any) -> Any:

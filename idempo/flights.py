@@ -234,9 +234,7 @@ class Flights:
             one.wake_one()
         return False
 
-    def finish(
-        self, flight: Flight, end: Ending | None, *, outcome: bytes | None = None, offering: bool = False
-    ) -> None:
+    def finish(self, flight: Flight, end: Ending | None, *, outcome: bytes = b"", offering: bool = False) -> None:
         """End the flight, and wake whoever joined it.
 
         Args:
@@ -252,7 +250,6 @@ class Flights:
             if flight.room is None and not offering:
                 return
             if end is None:
-                assert outcome is not None
                 end = flight.completed(outcome)
             flight.end = end
             groups = _close(flight, end)
@@ -308,10 +305,12 @@ class ThreadGroup(Group):
     members: dict[threading.Event, None]
 
     def wake_all(self) -> None:
+        """See `Group.wake_all`."""
         for event in list(self.members):
             event.set()
 
     def wake_one(self) -> None:
+        """See `Group.wake_one`."""
         for event in list(self.members)[:1]:
             event.set()
 

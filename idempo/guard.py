@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar, Unpack, cast, overload
+from typing import Any, Final, Unpack, cast, overload
 
 from idempo import answers
 from idempo.driver_sync import SyncDriver, operation_of
@@ -28,9 +28,7 @@ from idempo.records import Key, Record, State, Stats
 from idempo.stores.memory import MemoryStore
 from idempo.telling import Counts, total
 from idempo.terms import AnyStore
-from idempo.wrapping import Decorator, F, forget, is_async, make_terms, namespace_of, run_unguarded, wrap
-
-R = TypeVar("R")
+from idempo.wrapping import Decorator, Guarded, P, R, forget, is_async, make_terms, namespace_of, run_unguarded, wrap
 
 DEFAULT_NAMESPACE: Final = "default"
 _UNSET: Final[Any] = object()
@@ -147,7 +145,7 @@ class Idempotency:
             raise
 
     @overload
-    def idempotent(self, fn: F, /) -> F: ...
+    def idempotent(self, fn: Callable[P, R], /) -> Guarded[P, R]: ...
     @overload
     def idempotent(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 from idempo import _fork
@@ -66,11 +67,14 @@ class _Hubs:
             if found is None:
                 hub = Hub(blocking=getattr(store, "blocking", True))
                 try:
-                    held: Any = weakref.ref(store, lambda _, id_=id(store): self._by_id.pop(id_, None))
+                    held: Any = weakref.ref(store, partial(self._forget, id(store)))
                 except TypeError:  # it has __slots__ without __weakref__, and so is kept
                     held = store
                 found = self._by_id[id(store)] = held, hub
             return found[1]
+
+    def _forget(self, id_: int, _: object) -> None:
+        self._by_id.pop(id_, None)
 
     def _after_fork(self) -> None:
         self.shared_renewer = None

@@ -174,7 +174,7 @@ class Renewer:
                 answer = store.complete(flight.key, owner=flight.owner, outcome=flight.offer, ttl=policy.ttl)
             else:
                 answer = store.renew(flight.key, owner=flight.owner, lease=policy.lease, ttl=policy.ttl)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (a store's bug must not end the renewal of its other calls)
             answer = error if isinstance(error, IdempotencyError) else StoreError(f"{type(error).__name__}: {error}")
         finally:
             with self._changed:

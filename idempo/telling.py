@@ -42,9 +42,11 @@ class Counts:
         self._lock = threading.Lock()
 
     def add(self, kind: EventKind) -> None:
+        """Count one event."""
         self._by_kind[kind]()
 
     def read(self) -> dict[str, int]:
+        """Return the counts by the kinds' names."""
         with self._lock:  # reading a counter counts once, too
             counts = {kind.value: count() - self._reads for kind, count in self._by_kind.items()}
             self._reads += 1
@@ -113,7 +115,7 @@ class Teller:
         for observer in self._observers:
             try:
                 observer(event)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (whatever an observer raises breaks nothing)
                 # No traceback: its text and frames may hold what the observer was working on.
                 self._log.warning("an observer failed on %s: %s", event.kind.value, type(error).__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
 from idempo.codecs import JsonCodec
 from idempo.driver_sync import SyncDriver
@@ -16,18 +16,54 @@ from idempo.operation import Operation, _current, unguarded
 from idempo.outcomes import Outcomes
 from idempo.policy import Policy
 from idempo.protocols import AsyncStore, Codec, Observer, Seal, Store
-from idempo.records import Key, State
+from idempo.records import Key, Record, State, Stats
 from idempo.telling import Teller, total
 from idempo.terms import AnyStore, Terms
 
 R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+
+
+class Guarded(Protocol[P, R]):
+    """A guarded function: the function's own signature, and what can be asked of its keys."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function once for its key, or give the first outcome."""
+        ...
+
+    def key_for(self, *args: P.args, **kwargs: P.kwargs) -> Key:
+        """Return the key of a call with these arguments."""
+        ...
+
+    def lookup(self, *args: P.args, **kwargs: P.kwargs) -> Record | None:
+        """Return the record of a call with these arguments, or None."""
+        ...
+
+    def forget(self, *args: Any, force: bool = False, **kwargs: Any) -> bool:
+        """Forget the call with these arguments; InProgressError for a live claim unless forced."""
+        ...
+
+    def options(self, **changes: Any) -> Guarded[P, R]:
+        """Return a new wrapper with these options changed, on the same store."""
+        ...
+
+    def stats(self) -> Stats:
+        """Count the events of this wrapper."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: Any, /) -> Guarded[P, R]: ...
+    @overload
+    def __get__(self: Guarded[Concatenate[Any, Q], R], instance: object, owner: Any, /) -> Callable[Q, R]: ...
 
 
 class Decorator(Protocol):
     """What `idempotent` returns when it is given options."""
 
-    def __call__(self, fn: F, /) -> F: ...
+    def __call__(self, fn: Callable[P, R], /) -> Guarded[P, R]:
+        """Return the function guarded."""
+        ...
 
 
 def is_async(store: object) -> bool:
@@ -56,9 +92,7 @@ def make_terms(
     if not isinstance(codec, Codec):
         raise TypeError(f"codec must have encode and decode, and {type(codec).__name__} has not")
     if seal is None and getattr(store, "shared", True) and not getattr(codec, "safe_in_shared_store", True):
-        raise TypeError(
-            f"{type(codec).__name__} is not safe in a store that others can write: use JsonCodec, or a seal"
-        )
+        raise TypeError(f"{type(codec).__name__} is unsafe in a store that others can write: use JsonCodec, or a seal")
     learn = getattr(codec, "for_return_type", None)
     if learn is not None and returns is not None:
         codec = cast("Codec", learn(returns))
@@ -142,11 +176,15 @@ def wrap(
         return Key(namespace, resolve(*args, **kwargs)[0])
 
     def options(**changes: Any) -> Any:
-        own = {
-            name: changes.pop(name) for name in ("key", "payload", "ignore", "codec", "observers") if name in changes
+        kept: dict[str, Any] = {
+            "key": key,
+            "payload": payload,
+            "ignore": ignore,
+            "codec": codec,
+            "observers": observers,
         }
-        kept = dict(key=key, payload=payload, ignore=ignore, codec=codec, observers=observers)
-        return wrap(fn, store, namespace, policy.evolve(**changes), seal=seal, **{**kept, **own})
+        own = {name: changes.pop(name, old) for name, old in kept.items()}
+        return wrap(fn, store, namespace, policy.evolve(**changes), seal=seal, **own)
 
     sync_store = cast("Store", store)
     attributes = cast("Any", wrapper)

@@ -1,0 +1,1 @@
+"""Stores: each a module of its own, imported only where it is used."""
