@@ -35,8 +35,9 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (3.5, "stores"),  # what picks a store by its URL
     (4, "keys _key_text _call_source telling outcomes"),
     (4.2, "terms"),
-    (4.4, "flights renewal"),
-    (4.6, "operation hub"),
+    (4.4, "flights"),
+    (4.6, "operation renewal"),
+    (4.7, "hub"),
     (4.8, "answers"),
     (5, "driver_sync driver_async"),
     (5.5, "wrapping"),
