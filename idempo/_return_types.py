@@ -101,7 +101,7 @@ class _Walk:
                 raise TypeError(f"{where}: Self does not say which class; name it")
             return
         if any(annotation is seen for seen in self._seen):
-            return  # a class or alias that contains itself
+            return  # an alias that contains itself
         if isinstance(annotation, typing.TypeVar):
             for part in annotation.__constraints__ or (annotation.__bound__,):
                 self.look_at(part, where, owner)
@@ -135,12 +135,14 @@ class _Walk:
     def _look_at_class(self, cls: Any, where: str) -> None:
         if not isinstance(cls, type):
             raise TypeError(f"{where}: {cls!r} cannot be kept by JsonCodec; return plain data, or give another codec=")
-        if cls in _KEPT_CLASSES:
+        if cls in _KEPT_CLASSES or cls in self._seen:
             return
         if typing.is_typeddict(cls):
+            self._seen.append(cls)
             self._look_at_fields(cls, where)
             return
         if kind_of(cls) is not None:
+            self._seen.append(cls)
             self.found.append(cls)
             if not issubclass(cls, enum.Enum):
                 self._look_at_fields(cls, where)
@@ -153,7 +155,6 @@ class _Walk:
             )
 
     def _look_at_fields(self, cls: Any, where: str) -> None:
-        self._seen.append(cls)
         where = f"{where} → {cls.__qualname__}"
         for name, annotation in _field_annotations(cls).items():
             self.look_at(annotation, f"{where}.{name}", cls)
@@ -168,8 +169,27 @@ def _field_annotations(cls: Any) -> dict[str, Any]:
     else:
         names = cls._fields if is_namedtuple(cls) else ()
         raw = dict.fromkeys(names, Any) | dict(getattr(cls, "__annotations__", {}))
+    return {name: _resolved(annotation, _owner_of(name, cls)) for name, annotation in raw.items()}
+
+
+def _owner_of(field: str, cls: Any) -> Any:
+    """Return the class that annotates a field: the names in the annotation are those of its module."""
+    return next((owner for owner in cls.__mro__ if field in vars(owner).get("__annotations__", ())), cls)
+
+
+def _resolved(annotation: Any, owner: Any) -> Any:
+    # One by one: a field whose names exist for type checkers only takes no other field with it.
+    holder = types.SimpleNamespace(__annotations__={"field": annotation})
+    names = {
+        "typing": typing,  # dataclasses.make_dataclass writes "typing.Any"
+        **{parameter.__name__: parameter for parameter in getattr(owner, "__type_params__", ())},
+        **vars(owner),
+        owner.__name__: owner,
+    }
+    module = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
     try:
-        resolved = typing.get_type_hints(cls, include_extras=True)
+        # The module's names come before the class's, or `date: date = None` would be resolved to None.
+        hints = typing.get_type_hints(holder, names, module, include_extras=True)
     except (NameError, AttributeError, SyntaxError, TypeError):
-        resolved = {}
-    return {name: resolved.get(name, annotation) for name, annotation in raw.items()}
+        return annotation
+    return hints["field"]

@@ -175,10 +175,11 @@ class Outcomes:
             return Kind.LOST, f"the operation raised {name}, which replay_errors does not declare here"
         self._known[name] = cls
         try:
-            args, members = self._decode(body[2 + length :])
+            parts = self._decode(body[2 + length :])
         except Exception as error:
             raise _undecodable(error) from error
         try:
+            args, members = parts
             return Kind.ERROR, _exceptions.put_together(cls, args, members)
         except Exception as reason:  # noqa: BLE001  # told in the outcome
             return Kind.LOST, f"the operation raised {name}, which cannot be rebuilt ({type(reason).__name__})"

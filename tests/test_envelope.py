@@ -51,7 +51,7 @@ def test_an_unknown_version_is_named() -> None:
     """Behaviour 35: a record of a newer version is a RecordError that names the version."""
     packed = bytearray(pack(Kind.VALUE, b"body"))
     packed[2] = 9
-    with pytest.raises(RecordError, match="version 9.*reads version 1.*upgrade"):
+    with pytest.raises(RecordError, match=r"version 9.*reads version 1.*upgrade"):
         unpack(bytes(packed))
 
 
