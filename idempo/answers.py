@@ -24,6 +24,17 @@ from idempo.terms import Terms
 _LONGEST_RETRY_AFTER: Final = 2.0
 
 
+class Replayed:
+    """What entering an operation gives a duplicate."""
+
+    __slots__ = ("attempt", "token", "value")
+
+    def __init__(self, value: Any, attempt: int, token: int) -> None:
+        self.value = value
+        self.attempt = attempt
+        self.token = token
+
+
 def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, attempt: int) -> Any:
     """Return the stored value, or raise the stored error.
 

@@ -20,7 +20,7 @@ from idempo.errors import (
 )
 from idempo.flights import Failure, Flight, Id, Phase, ThreadGroup, new_owner
 from idempo.hub import hub_of
-from idempo.operation import Operation, _current, inside
+from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import NearStore, Store, WatchableStore
 from idempo.records import Claim, EventKind, Record, State
@@ -30,17 +30,6 @@ _FIRST_POLL: Final = 0.01  # seconds
 _LAST_POLL: Final = 0.5
 _WATCHED_POLL: Final = 2.0  # beside notifications, one of which can be lost
 _COMPLETE_RETRY: Final = 0.05
-
-
-class Replayed:
-    """What entering an operation gives a duplicate."""
-
-    __slots__ = ("attempt", "token", "value")
-
-    def __init__(self, value: Any, attempt: int, token: int) -> None:
-        self.value = value
-        self.attempt = attempt
-        self.token = token
 
 
 class SyncDriver:
@@ -85,7 +74,7 @@ class SyncDriver:
 
     # -- entering ------------------------------------------------------------------------------------------------
 
-    def enter(self, flight: Flight) -> Replayed | None:
+    def enter(self, flight: Flight) -> answers.Replayed | None:
         """Claim the key: None when it is ours to run, else what a duplicate is given."""
         terms, started, waited = self._terms, time.monotonic(), False
         deadline = started + terms.policy.wait
@@ -149,20 +138,20 @@ class SyncDriver:
             raise answers.in_progress(self._terms, flight.key, room.leader.attempt, time.monotonic() - started)
         return None
 
-    def _given(self, flight: Flight, claim: Claim) -> Replayed | None:
+    def _given(self, flight: Flight, claim: Claim) -> answers.Replayed | None:
         """Deal with a record that somebody else's call ended with; None: claim anew."""
         do = after_claim(claim, flight.fingerprint, self._terms.policy)
         record = claim.record
         if do is Do.REPLAY:
             flight.phase = Phase.ENDED
             value = answers.replay_record(self._terms, flight.id, record)
-            return Replayed(value, record.attempt, record.token)
+            return answers.Replayed(value, record.attempt, record.token)
         if do in (Do.REFUSE_MISMATCH, Do.REFUSE_DOUBT):
             flight.phase = Phase.ENDED
             raise answers.refusal(self._terms, flight.key, do, record)
         return None
 
-    def _lead(self, flight: Flight, started: float, deadline: float) -> Replayed | None:
+    def _lead(self, flight: Flight, started: float, deadline: float) -> answers.Replayed | None:
         """Claim, and wait for calls elsewhere, until the key is ours or its outcome is known."""
         terms, flights = self._terms, self._hub.flights
         take_over: bool | str = terms.take_over
@@ -182,7 +171,7 @@ class SyncDriver:
                 if waited:
                     terms.teller.tell(EventKind.WAITED, flight.key, record.attempt, time.monotonic() - started)
                 value = answers.replay_record(terms, flight.id, record)
-                return Replayed(value, record.attempt, record.token)
+                return answers.Replayed(value, record.attempt, record.token)
             if do is Do.WAIT:
                 flight.phase = Phase.WAITING
                 if time.monotonic() >= deadline:
@@ -376,11 +365,3 @@ class SyncDriver:
                 terms.teller.tell(EventKind.IN_DOUBT, key, flight.attempt, error=error)
         except StoreError as failed:
             terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failed)
-
-
-def operation_of(flight: Flight, outer: Operation | None) -> Operation:
-    """Return the operation that a flight's function may ask for."""
-    record = flight.record
-    if record is None:
-        return Operation(flight.key, flight=flight, outer=outer)
-    return Operation(flight.key, attempt=record.attempt, token=record.token, flight=flight, outer=outer)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Unpack, cast, overload
 
 from idempo import answers
-from idempo.driver_sync import SyncDriver, operation_of
+from idempo.driver_sync import SyncDriver
 from idempo.errors import InProgressError
 from idempo.fingerprint import Fingerprinter
 from idempo.flights import Flight, Phase, new_owner
@@ -21,7 +21,7 @@ from idempo.keys import (
     key_text,
     spelled_fingerprint,
 )
-from idempo.operation import Operation, _current, unguarded
+from idempo.operation import Operation, _current, operation_of, unguarded
 from idempo.policy import Policy, PolicyOptions
 from idempo.protocols import Codec, Observer, Seal, Store
 from idempo.records import Key, Record, State, Stats

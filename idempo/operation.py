@@ -113,3 +113,11 @@ def inside(owner: str, task: object) -> bool:
             return flight.thread == threading.get_ident() and flight.task is task
         operation = operation._outer
     return False
+
+
+def operation_of(flight: Flight, outer: Operation | None) -> Operation:
+    """Return the operation that a flight's function may ask for."""
+    record = flight.record
+    if record is None:
+        return Operation(flight.key, flight=flight, outer=outer)
+    return Operation(flight.key, attempt=record.attempt, token=record.token, flight=flight, outer=outer)

@@ -1,0 +1,409 @@
+"""The driver of coroutine functions, on every kind of store."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final, cast
+
+from idempo import answers
+from idempo.decisions import Do, End, after_claim, after_error, agree
+from idempo.errors import (
+    IdempotencyError,
+    InDoubtError,
+    ResultNotStoredError,
+    StoreError,
+    StoreFullError,
+)
+from idempo.flights import Failure, Flight, Id, Phase, new_owner
+from idempo.hub import hub_of
+from idempo.loops import LoopGroup, PooledStore, loop_renewer, shielded
+from idempo.operation import _current, inside, operation_of
+from idempo.policy import RERUN, Resolved
+from idempo.protocols import NearStore, WatchableStore
+from idempo.records import Claim, EventKind, Record, State
+from idempo.terms import Terms
+
+_FIRST_POLL: Final = 0.01  # seconds
+_LAST_POLL: Final = 0.5
+_WATCHED_POLL: Final = 2.0  # beside notifications, one of which can be lost
+_COMPLETE_RETRY: Final = 0.05
+
+
+class AsyncDriver:
+    """Runs one guard's or one function's calls."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._hub = hub_of(terms.store)
+        self._async = inspect.iscoroutinefunction(terms.store.claim)
+        blocking = not self._async and getattr(terms.store, "blocking", True)
+        self._blocking = blocking
+        self._store: Any = PooledStore(terms.store, self._hub) if blocking else terms.store
+        self._watches = isinstance(terms.store, WatchableStore)
+        self._near = terms.store.near if isinstance(terms.store, NearStore) else None
+
+    async def run(
+        self,
+        id_: Id,
+        fingerprint: bytes | None,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """Run the function once for this key, or give the first outcome."""
+        if self._near is not None:
+            kept = self._near(*id_)
+            if kept is not None and agree(fingerprint, kept[0]):
+                return answers.replay(self._terms, id_, *kept)
+        flight = Flight(id_, fingerprint, self._terms)
+        flight.task = asyncio.current_task()
+        try:
+            replayed = await self.enter(flight)
+            if replayed is not None:
+                return replayed.value
+            outer = _current.get()
+            reset = _current.set(operation_of(flight, outer))
+            try:
+                flight.value = await fn(*args, **kwargs)
+                flight.returned = True
+            finally:
+                _current.reset(reset)
+            return await self.complete(flight)
+        except BaseException as error:
+            if flight.phase is not Phase.ENDED:
+                await self.settle(flight, error)
+            raise
+
+    # -- entering ------------------------------------------------------------------------------------------------
+
+    async def enter(self, flight: Flight) -> answers.Replayed | None:
+        """Claim the key: None when it is ours to run, else what a duplicate is given."""
+        terms, started, waited = self._terms, time.monotonic(), False
+        deadline = started + terms.policy.wait
+        while True:
+            found = self._hub.flights.seat(flight, time.monotonic())
+            if found is not flight and not self._claims_for_itself(flight, found):
+                waited = True
+                end = await self._join(flight, found, started, deadline)
+                if end is None:
+                    continue
+                terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
+                if isinstance(end, Failure):
+                    flight.phase = Phase.ENDED
+                    raise end.raised()
+                answer = self._given(flight, Claim(False, end, False))
+                if answer is not None:
+                    return answer
+                continue
+            answer = await self._lead(flight, started, deadline)
+            if answer is not None and waited:
+                terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
+            return answer
+
+    def _claims_for_itself(self, flight: Flight, found: Flight) -> bool:
+        if found.end is not None:
+            return False
+        here = found.thread == threading.get_ident()
+        # A sync holder of this thread is below us on the stack; a task's own call is above it in its context.
+        if here and found.phase is not Phase.VACANT and (found.task is None or inside(found.owner, flight.task)):
+            flight.phase = Phase.ENDED
+            raise answers.reentrant(flight.key)
+        return self._terms.policy.wait == 0 and found.phase is not Phase.RUNNING
+
+    async def _join(self, flight: Flight, found: Flight, started: float, deadline: float) -> Any:
+        """Wait for another call of this process; None: look again."""
+        if found.end is not None:
+            return found.end if isinstance(found.end, Record | Failure) else None
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        joined = self._hub.flights.join(found, loop, LoopGroup, woken)
+        if joined is None:
+            return None
+        room, group = joined
+        until = deadline
+        if found.phase is Phase.RUNNING:
+            until = min(until, found.stands_until)
+        alarm = loop.call_later(max(0.0, until - time.monotonic()), _wake, woken)
+        leads = False
+        try:
+            await woken
+        finally:
+            alarm.cancel()
+            leads = self._hub.flights.leave(room, group, woken)
+        if room.end is not None:
+            return room.end if isinstance(room.end, Record | Failure) else None
+        if not leads and room.leader is not None and time.monotonic() >= deadline:
+            flight.phase = Phase.ENDED
+            raise answers.in_progress(self._terms, flight.key, room.leader.attempt, time.monotonic() - started)
+        return None
+
+    def _given(self, flight: Flight, claim: Claim) -> answers.Replayed | None:
+        """Deal with a record that somebody else's call ended with; None: claim anew."""
+        do = after_claim(claim, flight.fingerprint, self._terms.policy)
+        record = claim.record
+        if do is Do.REPLAY:
+            flight.phase = Phase.ENDED
+            value = answers.replay_record(self._terms, flight.id, record)
+            return answers.Replayed(value, record.attempt, record.token)
+        if do in (Do.REFUSE_MISMATCH, Do.REFUSE_DOUBT):
+            flight.phase = Phase.ENDED
+            raise answers.refusal(self._terms, flight.key, do, record)
+        return None
+
+    async def _lead(self, flight: Flight, started: float, deadline: float) -> answers.Replayed | None:
+        """Claim, and wait for calls elsewhere, until the key is ours or its outcome is known."""
+        terms, flights = self._terms, self._hub.flights
+        take_over: bool | str = terms.take_over
+        waited, polls = False, 0
+        while True:
+            claim = await self._claim(flight, take_over)
+            if claim is None:
+                return None
+            record = claim.record
+            own = inside(record.owner, flight.task)
+            do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
+            if do is Do.RUN:
+                self._hold(flight, claim)
+                return None
+            if do is Do.REPLAY:
+                flights.finish(flight, record)
+                if waited:
+                    terms.teller.tell(EventKind.WAITED, flight.key, record.attempt, time.monotonic() - started)
+                value = answers.replay_record(terms, flight.id, record)
+                return answers.Replayed(value, record.attempt, record.token)
+            if do is Do.WAIT:
+                flight.phase = Phase.WAITING
+                if time.monotonic() >= deadline:
+                    flights.vacate(flight)
+                    flight.phase = Phase.ENDED
+                    raise answers.in_progress(terms, flight.key, record.attempt, time.monotonic() - started)
+                waited, polls = True, polls + 1
+                await self._wait(flight, record, deadline, polls)
+            elif do is Do.PROBE:
+                answer = await self._probe(flight)
+                if isinstance(answer, Resolved) or answer is RERUN:
+                    take_over = record.owner
+                    flight.owner = new_owner()
+                    if isinstance(answer, Resolved):
+                        await self._resolve(flight, take_over, answer.value)
+                        take_over = terms.take_over
+                else:
+                    flights.finish(flight, record)
+                    raise answers.refusal(terms, flight.key, Do.REFUSE_DOUBT, record)
+            elif do is Do.CLAIM_ANEW:
+                flight.owner = new_owner()
+                take_over = terms.take_over
+            else:
+                flights.finish(flight, record)
+                raise answers.refusal(terms, flight.key, do, record)
+
+    async def _probe(self, flight: Flight) -> Any:
+        probe = self._terms.policy.probe
+        try:
+            if probe is None:
+                return None
+            answer = probe(flight.key)
+            return await answer if inspect.isawaitable(answer) else answer
+        except Exception as error:
+            failed = InDoubtError("the probe failed, so nobody knows whether the effect happened", key=flight.key)
+            self._hub.flights.finish(flight, Failure(failed))
+            raise failed from error
+
+    async def _resolve(self, flight: Flight, owner: str, value: object) -> None:
+        """Keep what the probe found, if the record is still the one that it looked at."""
+        claim = await self._claim(flight, owner)
+        if claim is not None and claim.acquired:
+            flight.record, flight.value = claim.record, value
+            outcome, _ = answers.encode_value(flight)
+            await _answer(
+                self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
+            )
+        flight.record, flight.value = None, None
+
+    async def _claim(self, flight: Flight, take_over: bool | str) -> Claim | None:
+        """Ask the store; None: it cannot be asked, and the policy is to run all the same."""
+        policy = self._terms.policy
+        for last in (False, True):
+            flight.asked_at = time.monotonic()
+            try:
+                claim = self._store.claim(
+                    flight.key,
+                    owner=flight.owner,
+                    fingerprint=flight.fingerprint,
+                    lease=policy.lease,
+                    ttl=policy.ttl,
+                    take_over=take_over,
+                )
+                return claim if isinstance(claim, Claim) else await shielded(claim)
+            except StoreError as error:
+                if not last and not isinstance(error, StoreFullError):
+                    continue
+                self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, error=error)
+                if policy.store_errors == "run":
+                    flight.phase = Phase.RUNNING
+                    flight.stands_until = flight.asked_at + policy.lease
+                    return None
+                await self._release_unanswered(flight)
+                self._hub.flights.finish(flight, Failure(error))
+                error.key = flight.key
+                raise
+            except IdempotencyError as error:
+                self._hub.flights.finish(flight, Failure(error))
+                error.key = flight.key
+                raise
+        raise AssertionError("unreachable")  # pragma: no cover (the last round returns or raises)
+
+    async def _release_unanswered(self, flight: Flight) -> None:
+        """Nothing ran: a claim that arrived all the same must not keep the key."""
+        with suppress(Exception):  # the claim's own error is raised; if it arrived, its lease runs out
+            await _answer(self._store.release(flight.key, owner=flight.owner, ttl=self._terms.policy.lease))
+
+    def _hold(self, flight: Flight, claim: Claim) -> None:
+        policy = self._terms.policy
+        flight.record = claim.record
+        flight.stands_until = flight.asked_at + policy.lease
+        flight.phase = Phase.RUNNING
+        if policy.max_run > 0:
+            self._renewer().add(flight)
+        if claim.took_over:
+            self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, claim.record.attempt)
+
+    async def _wait(self, flight: Flight, record: Record, deadline: float, polls: int) -> None:
+        """Wait for a change of the record, for the end of its lease, or for the deadline."""
+        woken = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        wake: Callable[[], object] = lambda: loop.call_soon_threadsafe(woken.set)  # noqa: E731 (a partial reads worse)
+        longest = _WATCHED_POLL if self._watches else min(_LAST_POLL, _FIRST_POLL * 1.5**polls)
+        lease_left = max(record.lease_left or 0.0, 0.001)
+        async with AsyncExitStack() as stack:
+            if self._watches:
+                watch: Any = cast("Any", self._terms.store).watch(flight.key, wake)
+                if self._async:
+                    await stack.enter_async_context(watch)
+                elif not self._blocking:
+                    stack.enter_context(watch)
+                else:
+                    await asyncio.get_running_loop().run_in_executor(self._hub.pool, stack.enter_context, watch)
+                now = await _answer(self._store.get(flight.key))
+                if now is None or now.owner != record.owner or now.state is not State.RUNNING:
+                    return
+            pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 (spreads polls)
+            pause = max(0.0, min(pause, lease_left, deadline - time.monotonic()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await woken.wait()
+
+    def _renewer(self) -> Any:
+        return loop_renewer(self._hub) if self._async else self._hub.renewer
+
+    async def _land(self, flight: Flight) -> None:
+        if self._async:
+            await loop_renewer(self._hub).land(flight)
+        elif self._blocking:
+            await asyncio.get_running_loop().run_in_executor(self._hub.pool, self._hub.renewer.land, flight)
+        else:
+            self._hub.renewer.land(flight)
+
+    # -- leaving -------------------------------------------------------------------------------------------------
+
+    async def complete(self, flight: Flight) -> Any:
+        """Store what the function returned, and return it."""
+        outcome, kind = answers.encode_value(flight)
+        stored = await self._store_outcome(flight, outcome)
+        if stored is None:
+            raise_it = self._terms.policy.store_errors == "raise"
+            if raise_it:
+                raise ResultNotStoredError(
+                    "the function ran, but the store did not take its outcome; it is offered again while we live",
+                    key=flight.key,
+                    result=flight.value,
+                )
+            return flight.value
+        if not stored:
+            if flight.record is None:
+                return flight.value
+            raise answers.lease_lost(flight)
+        self._terms.teller.tell(kind, flight.key, flight.attempt, time.monotonic() - flight.asked_at)
+        return flight.value
+
+    async def _store_outcome(self, flight: Flight, outcome: bytes) -> bool | None:
+        """Say whether the outcome stands; None when the store did not answer while the lease lived."""
+        if flight.forked:
+            flight.phase = Phase.ENDED
+            return False
+        self._renewer().remove(flight)
+        while True:
+            try:
+                stored = await _answer(
+                    self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
+                )
+            except StoreError as error:
+                if flight.record is not None and time.monotonic() + _COMPLETE_RETRY < flight.stands_until:
+                    await asyncio.sleep(_COMPLETE_RETRY)
+                    continue
+                self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
+                offering = self._renewer().offer(flight, outcome)
+                self._hub.flights.finish(flight, None, outcome=outcome, offering=offering)
+                return None
+            if stored:
+                self._hub.flights.finish(flight, None, outcome=outcome)
+            else:
+                self._hub.lost(flight)
+            return stored
+
+    async def settle(self, flight: Flight, error: BaseException) -> None:
+        """End a claim whose function raised, or that was interrupted at any point."""
+        if flight.forked:
+            flight.phase = Phase.ENDED
+            return
+        self._renewer().remove(flight)
+        try:
+            if flight.returned:
+                await self.complete(flight)
+            elif flight.phase is Phase.RUNNING:
+                await self._end(flight, error)
+            elif flight.phase is Phase.CLAIMING:
+                await self._release_unanswered(flight)
+        except IdempotencyError:
+            pass  # told; the original is what is raised
+        finally:
+            if flight.phase is not Phase.ENDED:
+                if isinstance(error, Exception):
+                    self._hub.flights.finish(flight, Failure(error))
+                else:
+                    self._hub.flights.vacate(flight)
+
+    async def _end(self, flight: Flight, error: BaseException) -> None:
+        terms, key = self._terms, flight.key
+        end = after_error(error, terms.policy)
+        if end is End.COMPLETE:
+            outcome, kind = answers.encode_error(flight, error)
+            if await self._store_outcome(flight, outcome):
+                terms.teller.tell(kind, key, flight.attempt, error=error)
+            return
+        try:
+            if end is End.RELEASE:
+                await _answer(self._store.release(key, owner=flight.owner, ttl=terms.policy.lease))
+                terms.teller.tell(EventKind.RELEASED, key, flight.attempt, error=error)
+            else:
+                await self._land(flight)
+                await _answer(self._store.renew(key, owner=flight.owner, lease=0.0, ttl=terms.policy.ttl))
+                terms.teller.tell(EventKind.IN_DOUBT, key, flight.attempt, error=error)
+        except StoreError as failed:
+            terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failed)
+
+
+async def _answer(step: Any) -> Any:
+    """Return a direct store's answer, or await another's."""
+    return await shielded(step) if inspect.isawaitable(step) else step
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
