@@ -9,20 +9,40 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from idempo.testing.bridge import BlockingStore, LoopThread
 from idempo.testing.clock import FakeClock
+from idempo.testing.flaky import AsyncFlakyStore, Call, FlakyStore
+from idempo.testing.history import UNKNOWN, Asked, RecordingStore, late_writes
+from idempo.testing.linearizability import NotLinearizableError, check_history
+from idempo.testing.workload import check_store
 
 if TYPE_CHECKING:
     from idempo.testing.contract import AsyncStoreContract, StoreContract
+    from idempo.testing.machine import StoreMachine
 
 _NEEDS_MORE = {
     "AsyncStoreContract": "contract",
     "StoreContract": "contract",
+    "StoreMachine": "machine",
 }
 
 __all__ = [
+    "UNKNOWN",
+    "Asked",
+    "AsyncFlakyStore",
     "AsyncStoreContract",
+    "BlockingStore",
+    "Call",
     "FakeClock",
+    "FlakyStore",
+    "LoopThread",
+    "NotLinearizableError",
+    "RecordingStore",
     "StoreContract",
+    "StoreMachine",
+    "check_history",
+    "check_store",
+    "late_writes",
 ]
 
 
@@ -34,8 +54,8 @@ def __getattr__(name: str) -> Any:
         import pytest
 
         # The cases are plain asserts in modules that are no test modules: pytest explains only those it is told of.
-        for group in ("case", "ability_cases", "claim_cases", "key_cases", "race_cases", "time_cases", "write_cases"):
-            pytest.register_assert_rewrite(f"idempo.testing._{group}")
+        groups = ("case", "ability_cases", "claim_cases", "key_cases", "race_cases", "time_cases", "write_cases")
+        pytest.register_assert_rewrite("idempo.testing.contract", *(f"idempo.testing._{group}" for group in groups))
     value = getattr(import_module(f"idempo.testing.{module}"), name)
     globals()[name] = value
     return value

@@ -56,9 +56,7 @@ class _Cases(ClaimCases, WriteCases, TimeCases, KeyCases, RaceCases, AbilityCase
 
 
 class StoreContract(_Cases):
-    """The conformance suite for a `Store`. Subclass it in a test module, with a ``store`` fixture:
-
-    .. code-block:: python
+    """The conformance suite for a `Store`. Subclass it in a test module, with a ``store`` fixture::
 
         class TestMyStore(StoreContract):
             @pytest.fixture
@@ -104,9 +102,7 @@ class StoreContract(_Cases):
 class AsyncStoreContract(_Cases):
     """The conformance suite for an `AsyncStore`: the same cases, on an event loop in a thread of its own.
 
-    The ``run`` fixture runs a coroutine on that loop, for a client that belongs to one:
-
-    .. code-block:: python
+    The ``run`` fixture runs a coroutine on that loop, for a client that belongs to one::
 
         class TestMyStore(AsyncStoreContract):
             @pytest.fixture
