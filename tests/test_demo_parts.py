@@ -278,13 +278,21 @@ def _ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+def _nothing() -> None:
+    pass
+
+
 def test_the_first_ctrl_c_waits_for_the_place_to_stop() -> None:
     """Between the places to stop, the first Ctrl-C changes nothing; at the next one it stops."""
     reached = False
-    with Interrupts() as interrupts:
+    told = threading.Event()
+    with Interrupts(told.set) as interrupts:
         with interrupts.stop_here():
             pass
+        assert not interrupts.asked
         _ctrl_c()
+        assert interrupts.asked
+        assert told.wait(timeout=30)
         with pytest.raises(KeyboardInterrupt), interrupts.stop_here():
             reached = True
     assert not reached
@@ -292,23 +300,25 @@ def test_the_first_ctrl_c_waits_for_the_place_to_stop() -> None:
 
 def test_ctrl_c_stops_what_waits_for_input() -> None:
     """Input that never comes is waited for no longer."""
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.stop_here():
+    with Interrupts(_nothing) as interrupts, pytest.raises(KeyboardInterrupt), interrupts.stop_here():
         _ctrl_c()
 
 
 def test_the_second_ctrl_c_stops_at_once() -> None:
-    """Whoever presses it twice means it."""
-    with Interrupts() as interrupts:
+    """Whoever presses it twice means it, and needs no second word of the first."""
+    told: list[str] = []
+    with Interrupts(lambda: told.append("stopping")) as interrupts:
         with pytest.raises(KeyboardInterrupt), interrupts.stop_here():
             _ctrl_c()
         with pytest.raises(KeyboardInterrupt):
             _ctrl_c()
+    assert told in ([], ["stopping"])
 
 
 def test_the_former_handler_is_back_afterwards() -> None:
     """Whatever SIGINT did before, it does again."""
     before = signal.getsignal(signal.SIGINT)
-    with Interrupts():
+    with Interrupts(_nothing):
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
 
@@ -318,7 +328,7 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_changed() -> None:
     seen: list[object] = []
 
     def work() -> None:
-        with Interrupts() as interrupts, interrupts.stop_here():
+        with Interrupts(_nothing) as interrupts, interrupts.stop_here():
             seen.append(signal.getsignal(signal.SIGINT))
 
     _in_thread(work).join()

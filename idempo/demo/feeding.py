@@ -54,7 +54,6 @@ def feed(
                 line = next(lines, None)
         except KeyboardInterrupt:
             intake.stopped = True
-            progress.tell("stopping: what has begun is brought to its end (Ctrl-C again: at once)")
             return intake
         except OSError as error:
             intake.stopped = True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -14,10 +15,17 @@ class Interrupts:
     """While it is open, the first SIGINT only asks to stop; a second one raises KeyboardInterrupt at once.
 
     Elsewhere than in the main thread, where no handler can be set, it changes nothing.
+
+    Args:
+        on_first: Called at the first SIGINT, in a thread of its own.
+
+    Attributes:
+        asked: Whether a SIGINT has come.
     """
 
-    def __init__(self) -> None:
-        self._asked = False
+    def __init__(self, on_first: Callable[[], object]) -> None:
+        self.asked = False
+        self._on_first = on_first
         self._waiting = False
         self._previous: Any = None
 
@@ -36,19 +44,24 @@ class Interrupts:
     def stop_here(self) -> Iterator[None]:
         """Let the first SIGINT stop what is inside: waiting for input, which may never come.
 
+        One that comes in the very microseconds before the system call that waits is noticed with the next line, or the
+        next SIGINT: Python runs no handler in between.
+
         Raises:
             KeyboardInterrupt: Also when the SIGINT came before.
         """
-        self._waiting = True  # before the look at _asked: a signal in between is then raised, not forgotten
+        self._waiting = True  # before the look at `asked`: a signal in between is then raised, not forgotten
         try:
-            if self._asked:
+            if self.asked:
                 raise KeyboardInterrupt
             yield
         finally:
             self._waiting = False
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked or self._waiting:
-            self._asked = True
+        again, self.asked = self.asked, True
+        if not again:
+            # The main thread may hold the lock that the callee needs, or one of those in `threading`.
+            _thread.start_new_thread(self._on_first, ())
+        if again or self._waiting:
             raise KeyboardInterrupt
-        self._asked = True

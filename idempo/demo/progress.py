@@ -58,6 +58,7 @@ class Progress:
         with self._lock:
             if self._bar:
                 self._write(_ERASE)
+                self._bar = False
 
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
