@@ -355,7 +355,7 @@ class AsyncDriver:
                 self._hub.flights.finish(flight, None, outcome=outcome)
             else:
                 self._hub.lost(flight)
-            return stored
+            return bool(stored)
 
     async def settle(self, flight: Flight, error: BaseException) -> None:
         """End a claim whose function raised, or that was interrupted at any point."""

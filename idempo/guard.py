@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Unpack, cast, overload
 
@@ -28,7 +28,21 @@ from idempo.records import Key, Record, State, Stats
 from idempo.stores.memory import MemoryStore
 from idempo.telling import Counts, total
 from idempo.terms import AnyStore
-from idempo.wrapping import Decorator, Guarded, P, R, forget, is_async, make_terms, namespace_of, run_unguarded, wrap
+from idempo.wrapping import (
+    Decorator,
+    Guarded,
+    P,
+    R,
+    forget,
+    forget_async,
+    is_async,
+    lookup_async,
+    make_terms,
+    namespace_of,
+    run_unguarded,
+    run_unguarded_async,
+    wrap,
+)
 
 DEFAULT_NAMESPACE: Final = "default"
 _UNSET: Final[Any] = object()
@@ -105,6 +119,30 @@ class Idempotency:
         if unguarded.depth:
             return run_unguarded(Key(*id_), fn, args, kwargs)
         return cast("R", self._driver.run(id_, self._fingerprint(payload, args, kwargs), fn, args, kwargs))
+
+    async def run_async(
+        self, key: Any, fn: Callable[..., Awaitable[R]], /, *args: Any, payload: Any = _UNSET, **kwargs: Any
+    ) -> R:
+        """`run` for a coroutine function, on any store.
+
+        Raises:
+            IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
+        """
+        from idempo.driver_async import AsyncDriver  # needs asyncio, which `import idempo` does without
+
+        id_ = (self.namespace, key_text(key))
+        if unguarded.depth:
+            return cast("R", await run_unguarded_async(Key(*id_), fn, args, kwargs))
+        fingerprint = self._fingerprint(payload, args, kwargs)
+        return cast("R", await AsyncDriver(self._terms).run(id_, fingerprint, fn, args, kwargs))
+
+    async def lookup_async(self, key: Any) -> Record | None:
+        """`lookup` on any store."""
+        return await lookup_async(self.store, Key(self.namespace, key_text(key)))
+
+    async def forget_async(self, key: Any, *, force: bool = False) -> bool:
+        """`forget` on any store."""
+        return await forget_async(self.store, Key(self.namespace, key_text(key)), force=force)
 
     @contextmanager
     def operation(self, key: Any, *, payload: Any = None) -> Iterator[Block]:

@@ -11,7 +11,8 @@ from idempo.codecs import JsonCodec
 from idempo.driver_sync import SyncDriver
 from idempo.errors import InProgressError
 from idempo.fingerprint import Fingerprinter
-from idempo.keys import KeySpec, PayloadSpec, check_namespace, compile_call
+from idempo.hub import hub_of
+from idempo.keys import CompiledCall, KeySpec, PayloadSpec, check_namespace, compile_call
 from idempo.operation import Operation, _current, unguarded
 from idempo.outcomes import Outcomes
 from idempo.policy import Policy
@@ -100,6 +101,12 @@ def make_terms(
     return Terms(store, policy, outcomes, Teller(observers), policy.in_doubt == "rerun")
 
 
+def refuse_live(key: Key, record: Record) -> None:
+    """Raise InProgressError for a live claim."""
+    if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
+        raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
+
+
 def forget(store: Store, key: Key, *, force: bool) -> bool:
     """Remove a key's record, but not under a live claim unless forced."""
     if force:
@@ -107,8 +114,7 @@ def forget(store: Store, key: Key, *, force: bool) -> bool:
     record = store.get(key)
     if record is None:
         return False
-    if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
-        raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
+    refuse_live(key, record)
     return store.delete(key, owner=record.owner)
 
 
@@ -119,6 +125,48 @@ def run_unguarded(key: Key, fn: Callable[..., R], args: tuple[Any, ...], kwargs:
         return fn(*args, **kwargs)
     finally:
         _current.reset(reset)
+
+
+async def run_unguarded_async(key: Key, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`run_unguarded` for a coroutine function."""
+    reset = _current.set(Operation(key))
+    try:
+        return await fn(*args, **kwargs)
+    finally:
+        _current.reset(reset)
+
+
+def lookup(store: Store, key: Key) -> Record | None:
+    """Return a key's record, or None."""
+    return store.get(key)
+
+
+async def lookup_async(store: AnyStore, key: Key) -> Record | None:
+    """`lookup` on any store."""
+    return cast("Record | None", await _on_any_store(lookup, store, key))
+
+
+async def forget_async(store: AnyStore, key: Key, *, force: bool) -> bool:
+    """`forget` on any store."""
+    if not is_async(store):
+        return cast("bool", await _on_any_store(functools.partial(forget, force=force), store, key))
+    async_store = cast("AsyncStore", store)
+    record = None if force else await async_store.get(key)
+    if not force:
+        if record is None:
+            return False
+        refuse_live(key, record)
+    return await async_store.delete(key, owner=None if record is None else record.owner)
+
+
+async def _on_any_store(step: Callable[..., Any], store: AnyStore, key: Key) -> Any:
+    if is_async(store):
+        return await cast("AsyncStore", store).get(key)
+    if not getattr(store, "blocking", True):
+        return step(store, key)
+    import asyncio
+
+    return await asyncio.get_running_loop().run_in_executor(hub_of(store).pool, step, store, key)
 
 
 def namespace_of(fn: Any, given: str | None, *, own: bool, shared: bool, prefixed: bool = False) -> str:
@@ -155,22 +203,14 @@ def wrap(
     """
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(f"{fn.__qualname__} is a generator: its end cannot be an outcome; guard what consumes it")
-    if inspect.iscoroutinefunction(fn):
-        raise TypeError(f"{fn.__qualname__} is a coroutine function; only plain functions can be guarded yet")
+    is_coroutine = inspect.iscoroutinefunction(fn)
     resolve = compile_call(fn, key=key, payload=payload, ignore=ignore, fingerprinter=Fingerprinter())
-    if is_async(store):
+    if is_async(store) and not is_coroutine:
         raise TypeError(f"{fn.__qualname__} is a plain function, and its store an AsyncStore: give it a sync store")
-    if policy.probe is not None and inspect.iscoroutinefunction(policy.probe):
+    if not is_coroutine and inspect.iscoroutinefunction(policy.probe):
         raise TypeError(f"the probe of {fn.__qualname__} is a coroutine function, and the function a plain one")
     terms = make_terms(store, policy=policy, codec=codec, seal=seal, observers=observers, returns=_returns(fn))
-    run = SyncDriver(terms).run
-
-    @functools.wraps(fn)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        value, fingerprint = resolve(*args, **kwargs)
-        if unguarded.depth:
-            return run_unguarded(Key(namespace, value), fn, args, kwargs)
-        return run((namespace, value), fingerprint, fn, args, kwargs)
+    wrapper = _async_wrapper(fn, terms, namespace, resolve) if is_coroutine else _wrapper(fn, terms, namespace, resolve)
 
     def key_for(*args: Any, **kwargs: Any) -> Key:
         return Key(namespace, resolve(*args, **kwargs)[0])
@@ -186,14 +226,43 @@ def wrap(
         own = {name: changes.pop(name, old) for name, old in kept.items()}
         return wrap(fn, store, namespace, policy.evolve(**changes), seal=seal, **own)
 
-    sync_store = cast("Store", store)
     attributes = cast("Any", wrapper)
     attributes.key_for = key_for
-    attributes.lookup = lambda *args, **kwargs: sync_store.get(key_for(*args, **kwargs))
-    attributes.forget = lambda *args, force=False, **kwargs: forget(sync_store, key_for(*args, **kwargs), force=force)
+    look: Any = lookup_async if is_coroutine else lookup
+    leave: Any = forget_async if is_coroutine else forget
+    attributes.lookup = lambda *args, **kwargs: look(store, key_for(*args, **kwargs))
+    attributes.forget = lambda *args, force=False, **kwargs: leave(store, key_for(*args, **kwargs), force=force)
     attributes.options = options
     attributes.stats = lambda: total([terms.teller.counts])
     attributes._counts = terms.teller.counts
+    return wrapper
+
+
+def _wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:
+    run = SyncDriver(terms).run
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        value, fingerprint = resolve(*args, **kwargs)
+        if unguarded.depth:
+            return run_unguarded(Key(namespace, value), fn, args, kwargs)
+        return run((namespace, value), fingerprint, fn, args, kwargs)
+
+    return wrapper
+
+
+def _async_wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:
+    from idempo.driver_async import AsyncDriver  # needs asyncio, which `import idempo` does without
+
+    run = AsyncDriver(terms).run
+
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        value, fingerprint = resolve(*args, **kwargs)
+        if unguarded.depth:
+            return await run_unguarded_async(Key(namespace, value), fn, args, kwargs)
+        return await run((namespace, value), fingerprint, fn, args, kwargs)
+
     return wrapper
 
 

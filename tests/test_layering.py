@@ -38,7 +38,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (4.4, "flights"),
     (4.6, "operation renewal"),
     (4.7, "hub"),
-    (4.8, "answers"),
+    (4.8, "answers loops"),
     (5, "driver_sync driver_async"),
     (5.5, "wrapping"),
     (6, "guard"),
