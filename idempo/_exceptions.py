@@ -97,8 +97,8 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
     """Yield the attributes that are kept outside ``__dict__``: of built-in exceptions, and slots."""
     seen: set[str] = set()
     for owner in cls.__mro__:
-        if owner is BaseException:
-            return
+        if owner in (BaseException, object):
+            continue
         for name, descriptor in vars(owner).items():
             is_stored = isinstance(descriptor, MemberDescriptorType | GetSetDescriptorType)
             if is_stored and name not in seen and name not in _NOT_KEPT and not name.startswith("__"):

@@ -100,8 +100,8 @@ class _Walk:
             if owner is None:
                 raise TypeError(f"{where}: Self does not say which class; name it")
             return
-        if any(annotation is seen for seen in self._seen):
-            return  # an alias that contains itself
+        if any(annotation is seen for seen in self._seen):  # a class or, from 3.12 on, an alias that contains itself
+            return
         if isinstance(annotation, typing.TypeVar):
             for part in annotation.__constraints__ or (annotation.__bound__,):
                 self.look_at(part, where, owner)
@@ -109,7 +109,9 @@ class _Walk:
         if isinstance(annotation, typing.NewType):
             self.look_at(annotation.__supertype__, where, owner)
             return
-        if sys.version_info >= (3, 12) and isinstance(annotation, typing.TypeAliasType):
+        if sys.version_info >= (3, 12) and isinstance(
+            annotation, typing.TypeAliasType
+        ):  # pragma: no cover  # not on 3.11
             self._seen.append(annotation)
             self.look_at(annotation.__value__, where, owner)
             return
@@ -124,7 +126,9 @@ class _Walk:
         elif origin in (typing.Union, types.UnionType):
             for part in typing.get_args(annotation):
                 self.look_at(part, where, owner)
-        elif sys.version_info >= (3, 12) and isinstance(origin, typing.TypeAliasType):
+        elif sys.version_info >= (3, 12) and isinstance(
+            origin, typing.TypeAliasType
+        ):  # pragma: no cover  # not on 3.11
             for part in (origin, *typing.get_args(annotation)):
                 self.look_at(part, where, owner)
         else:

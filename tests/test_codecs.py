@@ -266,6 +266,11 @@ def test_an_error_tells_the_path_and_no_value() -> None:
         PLAIN.encode({(1, object()): 2})
 
 
+def test_a_lone_surrogate_changes_nothing_beside_it() -> None:
+    value = {"fine": "text", "\ud83d\ude00": ["\ud800", "😀"]}
+    assert same(PLAIN.decode(PLAIN.encode(value)), value)
+
+
 def test_depth_is_bounded_and_cycles_are_refused() -> None:
     """What can be written can be read: 100 levels, of the deepest kind of value."""
     value: Any = 1
@@ -550,6 +555,12 @@ class Tree(Generic[T]):
     colour: typing.Annotated[Colour, "any"] = Colour.RED
 
 
+@dataclasses.dataclass
+class Node:
+    following: Node | None
+    leaves: tuple[Leaf, Leaf]
+
+
 class Row(TypedDict, total=False):
     leaf: typing.Required[Leaf]
 
@@ -590,6 +601,7 @@ Either = TypeVar("Either", Leaf, Colour)
         (Tree[int], (Tree, Leaf, Colour)),
         (Tree[Point], (Tree, Leaf, Colour, Point)),
         (typing.Annotated[Leaf, "note"], (Leaf,)),
+        (Node, (Node, Leaf)),
         (Row, (Leaf,)),
         (Bound, (Leaf,)),
         (Either, (Leaf, Colour)),

@@ -203,6 +203,10 @@ def test_an_error_that_cannot_be_rebuilt_is_refused_when_it_is_stored() -> None:
     error.client = Impostor()  # type: ignore[attr-defined]
     with pytest.raises(CodecError, match=r"result\[1\].client: a .*Impostor cannot be kept"):
         JSON.encode_error(error, *AT)
+    hidden = OSError("x")
+    vars(hidden)["filename"] = "behind the attribute of that name"
+    with pytest.raises(CodecError, match=r"OSError cannot be encoded .ValueError."):
+        JSON.encode_error(hidden, *AT)
     kept = Swallowing("x")
     kept.value = Impostor()
     with pytest.raises(CodecError, match=r"Impostor"):
