@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from idempo.codecs import JsonCodec
 from idempo.driver_sync import SyncDriver
@@ -24,6 +24,15 @@ from idempo.terms import AnyStore, Terms
 R = TypeVar("R")
 P = ParamSpec("P")
 Q = ParamSpec("Q")
+S = TypeVar("S")
+_S_contra = TypeVar("_S_contra", contravariant=True)
+_R_co = TypeVar("_R_co", covariant=True)
+
+
+class _TakesFirst(Protocol[_S_contra, Q, _R_co]):
+    """A function with its first parameter told apart. (mypy does not solve one inside a Concatenate of `self`.)"""
+
+    def __call__(self, first: _S_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> _R_co: ...
 
 
 class Guarded(Protocol[P, R]):
@@ -53,10 +62,18 @@ class Guarded(Protocol[P, R]):
         """Count the events of this wrapper."""
         ...
 
+    # Under @staticmethod and @classmethod type checkers ask `__get__` too: a first parameter that takes the instance, or
+    # its class, is bound, and any other is a static method's own.
+    @overload
+    def __get__(self: _TakesFirst[type[S], Q, R], instance: None, owner: type[S], /) -> Callable[Q, R]: ...
     @overload
     def __get__(self, instance: None, owner: Any, /) -> Guarded[P, R]: ...
     @overload
-    def __get__(self: Guarded[Concatenate[Any, Q], R], instance: object, owner: Any, /) -> Callable[Q, R]: ...
+    def __get__(self: _TakesFirst[type[S], Q, R], instance: S, owner: Any, /) -> Callable[Q, R]: ...
+    @overload
+    def __get__(self: _TakesFirst[S, Q, R], instance: S, owner: Any, /) -> Callable[Q, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: Any, /) -> Guarded[P, R]: ...
 
 
 class Decorator(Protocol):
