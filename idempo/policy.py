@@ -62,7 +62,8 @@ class PolicyOptions(TypedDict, total=False):
 
 def _classes(value: ErrorClasses, name: str) -> tuple[type[BaseException], ...]:
     classes = value if isinstance(value, tuple) else (value,)
-    for cls in classes:
+    checked: tuple[object, ...] = classes  # a caller without a type checker can give anything
+    for cls in checked:
         if not (isinstance(cls, type) and issubclass(cls, BaseException)):
             raise TypeError(f"{name} must hold exception classes, not {cls!r}")
     return classes

@@ -22,11 +22,11 @@ def _leave_doubt(store: Store, key: Key) -> object:
 
 
 def _take_over(store: Store, key: Key) -> object:
-    return store.claim(key, owner="owner-b", fingerprint=None, lease=LONG, ttl=LONG)
+    return store.claim(key, owner="owner-b", fingerprint=None, lease=LONG, ttl=LONG).acquired
 
 
 _CHANGES: dict[str, list[Callable[[Store, Key], object]]] = {
-    "claim": [lambda store, key: store.claim(key, owner="owner-a", fingerprint=None, lease=LONG, ttl=LONG)],
+    "claim": [lambda store, key: store.claim(key, owner="owner-a", fingerprint=None, lease=LONG, ttl=LONG).acquired],
     "complete": [lambda store, key: store.complete(key, owner="owner-a", outcome=b"outcome", ttl=LONG)],
     "release": [lambda store, key: store.release(key, owner="owner-a", ttl=LONG)],
     "renew-to-doubt": [_leave_doubt],

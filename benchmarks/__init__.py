@@ -1,0 +1,1 @@
+"""How fast idempo is, beside a hand-written floor and its peers: ``python -m benchmarks`` measures everything."""

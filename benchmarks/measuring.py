@@ -1,0 +1,168 @@
+"""Measuring side by side: what is compared takes turns, and the ratio is taken within each turn.
+
+A shared machine slows down and speeds up by the second. Two figures of one turn lie milliseconds apart, so their ratio
+stands where the figures themselves do not; the median of the turns drops those that something else disturbed.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+from typing import Literal
+
+import attrs
+
+
+@attrs.frozen
+class Size:
+    """How much is measured.
+
+    Attributes:
+        rounds: How many turns everything takes.
+        calls: Calls per turn.
+        tasks: Tasks that share one key.
+        threads: Threads at once.
+        calls_per_thread: Calls that each of them makes.
+        few: Records in the small store, where growth is measured.
+        many: Records in the large one.
+        kept: Records whose memory is measured.
+        starts: How often an interpreter is started to measure an import.
+        rows: Rows written and read per turn, on SQLite.
+    """
+
+    rounds: int
+    calls: int
+    tasks: int
+    threads: int
+    calls_per_thread: int
+    few: int
+    many: int
+    kept: int
+    starts: int
+    rows: int
+
+
+FULL = Size(
+    rounds=15,
+    calls=1_000,
+    tasks=10_000,
+    threads=64,
+    calls_per_thread=200,
+    few=1_000,
+    many=1_000_000,
+    kept=200_000,
+    starts=41,
+    rows=300,
+)
+QUICK = Size(
+    rounds=2,
+    calls=20,
+    tasks=50,
+    threads=4,
+    calls_per_thread=5,
+    few=20,
+    many=200,
+    kept=500,
+    starts=1,
+    rows=5,
+)
+
+
+@attrs.frozen
+class Figure:
+    """One figure of the table: what was measured, against what, and whether it met its bar.
+
+    Attributes:
+        name: What is measured.
+        ours: The median of idempo's own, in ``unit``.
+        base: The median of what it is compared with, in ``unit``; None where the bar is absolute.
+        base_name: What that is.
+        ratio: The median of the rounds' ratios; where the bar is absolute, ``ours``.
+        bar: What the ratio may be.
+        bound: Whether it may be at most, or must be at least, that.
+        unit: "s", "B" or "calls/s".
+        beside: The medians of what was measured beside them, by name, in ``unit``.
+        note: What else is worth knowing.
+    """
+
+    name: str
+    ours: float
+    base: float | None
+    base_name: str
+    ratio: float
+    bar: float
+    unit: Literal["s", "B", "calls/s"] = "s"
+    bound: Literal["at most", "at least"] = "at most"
+    beside: Mapping[str, float] = attrs.field(factory=dict)
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the bar was met."""
+        return self.ratio <= self.bar if self.bound == "at most" else self.ratio >= self.bar
+
+
+@attrs.frozen
+class Turns:
+    """What each contender took in each turn, by name; smaller is better."""
+
+    taken: Mapping[str, list[float]]
+
+    def middle(self, name: str) -> float:
+        """Return the contender's median."""
+        return median(self.taken[name])
+
+    def ratio(self, name: str, base: str) -> float:
+        """Return the median of the turns' ratios."""
+        return median(one / other for one, other in zip(self.taken[name], self.taken[base], strict=True))
+
+
+    def figure(self, name: str, ours: str, base: str, bar: float, *, beside: Iterable[str] = ()) -> Figure:
+        """Return the figure of one against another, where the ratio may be at most the bar."""
+        others = {other: self.middle(other) for other in beside}
+        ratio = self.ratio(ours, base)
+        return Figure(name, self.middle(ours), self.middle(base), base, ratio, bar, beside=others)
+
+    def speed_up(self, name: str, ours: str, base: str, bar: float) -> Figure:
+        """Return the figure of one against another, where the other must take at least the bar's multiple."""
+        ratio = self.ratio(base, ours)
+        return Figure(name, self.middle(ours), self.middle(base), base, ratio, bar, bound="at least")
+
+
+@contextmanager
+def settled_collector() -> Iterator[None]:
+    """Keep the garbage collector away from what is older than the block."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int, *, collector: bool = False) -> Turns:
+    """Let each contender take its turn in every round, in another order each time.
+
+    Args:
+        contenders: By name, what does the work of one turn and returns the seconds that it took.
+        rounds: How many turns each one has, after one that is not counted.
+        collector: Whether the garbage collector runs meanwhile. As with `timeit`, it does not where single calls are
+            measured, since it would strike one contender or another by chance.
+    """
+    names = list(contenders)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    with settled_collector():
+        for name in names:
+            contenders[name]()
+        for turn in range(rounds):
+            start = turn % len(names)
+            for name in names[start:] + names[:start]:
+                if not collector:
+                    gc.disable()
+                try:
+                    taken[name].append(contenders[name]())
+                finally:
+                    gc.enable()
+    return Turns(taken)

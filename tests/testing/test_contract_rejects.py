@@ -1,0 +1,51 @@
+"""The contract suite is worth what it rejects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.broken_stores import FURTHER, SEVEN, ClaimInTwoSteps
+from tests.testing.nested import run
+
+MODULE = '''
+import pytest
+
+from idempo.testing import StoreContract
+from tests.broken_stores import FURTHER, SEVEN
+from tests.reference_store import ReferenceStore
+
+
+def suite(kind):
+    class Suite(StoreContract):
+        threads = 4
+
+        @pytest.fixture
+        def store(self, clock):
+            return kind(clock)
+
+    return Suite
+
+
+for kind in [ReferenceStore, *SEVEN, *FURTHER]:
+    globals()["Test" + kind.__name__] = suite(kind)
+
+
+class TestNothing(StoreContract):
+    """Whoever forgets the store is told."""
+'''
+
+
+def test_every_broken_store_is_rejected_and_the_right_one_is_not(tmp_path: Path) -> None:
+    """Behaviours 21-23, 27, 34: each fault fails at least one case, and not every case."""
+    module = tmp_path / "test_broken.py"
+    module.write_text(MODULE, encoding="utf-8")
+    results = run(module, "-k", "not text and not outcome_is_kept")
+    rejected = {name.partition("::")[0] for name in results.failed}
+    accepted = {name.partition("::")[0] for name in results.passed}
+    broken = {f"Test{kind.__name__}" for kind in (*SEVEN, *FURTHER)}
+    assert "TestReferenceStore" not in rejected, results.failed
+    assert broken - rejected <= {f"Test{ClaimInTwoSteps.__name__}"}, "a race is found often, not always"
+    assert broken <= accepted, "a suite that fails as a whole says nothing of the fault"
+    missing = [why for name, why in results.failed.items() if name.startswith("TestNothing")]
+    assert missing
+    assert all("TestNothing needs a fixture named store" in why for why in missing)
