@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,9 +153,7 @@ def _room(module: str) -> str:
 
 
 def _matches(module: str, pattern: str) -> bool:
-    if pattern.endswith(".*"):
-        return module == pattern[:-2] or module.startswith(pattern[:-1])
-    return module == pattern
+    return fnmatchcase(module, pattern) or (pattern.endswith(".*") and module == pattern.removesuffix(".*"))
 
 
 def _absolute(module: str, name: str | None, level: int, *, is_package: bool) -> str:
