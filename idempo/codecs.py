@@ -74,6 +74,7 @@ class JsonCodec:
     Raises:
         TypeError: A class is none that can be kept, or a field of one is annotated with something that cannot.
 
+    >>> from idempo import JsonCodec
     >>> codec = JsonCodec()
     >>> codec.encode({"paid": (1, 2)})
     b'{"paid":{"$tuple":[1,2]}}'

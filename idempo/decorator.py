@@ -17,6 +17,8 @@ from idempo.wrapping import Decorator, Guarded, P, R, namespace_of, wrap
 def idempotent(fn: Callable[P, R], /) -> Guarded[P, R]: ...
 @overload
 def idempotent(
+    fn: None = None,
+    /,
     *,
     key: KeySpec = ...,
     payload: PayloadSpec = ...,

@@ -27,6 +27,7 @@ class Fingerprinter:
     """Makes fingerprints. Immutable, and safe to share between threads.
 
     Example:
+        >>> from idempo import Fingerprinter
         >>> by_card = Fingerprinter(secret=b"from your vault, 32 random bytes")
         >>> by_card({"card": "4242424242424242"}) == by_card({"card": "4000000000000002"})
         False
@@ -134,6 +135,7 @@ def fingerprint(value: Any) -> bytes:
     """Return the fingerprint of a value: the same for values that mean the same, in every process and Python version.
 
     Example:
+        >>> from idempo import fingerprint
         >>> fingerprint({"amount": 5, "to": "ann"}) == fingerprint({"to": "ann", "amount": 5})
         True
         >>> fingerprint(1) == fingerprint(1.0)

@@ -187,6 +187,8 @@ class Idempotency:
     @overload
     def idempotent(
         self,
+        fn: None = None,
+        /,
         *,
         key: KeySpec = ...,
         payload: PayloadSpec = ...,
