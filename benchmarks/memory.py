@@ -1,25 +1,21 @@
-"""What a completed record costs in memory, measured in an interpreter of its own: ``python -m benchmarks.memory N``."""
+"""What a completed record costs in memory, measured in an interpreter of its own."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from benchmarks.children import ask
 from benchmarks.measuring import Figure, Size
 
-ROOT: Final = Path(__file__).resolve().parent.parent
-BAR: Final = 720
 _STATM: Final = Path("/proc/self/statm")
 _PAGE: Final = 4096
 
 
 def _resident() -> int:
-    return int(_STATM.read_text().split()[1]) * _PAGE if _STATM.exists() else 0
+    return int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE
 
 
 def measure(records: int, *, traced: bool) -> float:
@@ -29,7 +25,7 @@ def measure(records: int, *, traced: bool) -> float:
         records: How many operations are run, each with a key of 16 characters and a result of 20 bytes.
         traced: Whether to count what Python allocates, or else by how much the process grows.
     """
-    from idempo import MemoryStore, idempotent  # noqa: PLC0415  # measured is what comes after
+    from idempo import MemoryStore, idempotent  # noqa: PLC0415  # nothing of it may be there before
 
     store = MemoryStore(max_records=records + 1)
 
@@ -37,7 +33,7 @@ def measure(records: int, *, traced: bool) -> float:
     def charge(order_id: str) -> bytes:
         return bytes(20)
 
-    charge("the first, unused")
+    charge("the first, not counted")
     if traced:
         tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0] if traced else _resident()
@@ -48,27 +44,14 @@ def measure(records: int, *, traced: bool) -> float:
 
 
 def measure_apart(records: int, *, traced: bool) -> float:
-    """See `measure`; in a new interpreter, where nothing else has been allocated and freed."""
-    command = [sys.executable, "-m", "benchmarks.memory", str(records), *(["--traced"] if traced else [])]
-    found: Any = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout)
-    return float(found)
+    """See `measure`."""
+    answer: float = ask(f"from benchmarks.memory import measure\nprint(measure({records}, traced={traced}))")
+    return answer
 
 
 def memory_figures(size: Size) -> Iterator[Figure]:
     """Measure the memory of a completed record."""
-    traced = measure_apart(size.kept, traced=True)
-    grown = measure_apart(size.kept, traced=False)
-    yield Figure(
-        f"memory per completed record, of {size.kept:,}",
-        traced,
-        None,
-        "by tracemalloc",
-        traced,
-        BAR,
-        unit="B",
-        note=f"the process grows by {grown:.0f} B a record" if _STATM.exists() else "",
-    )
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(measure(int(sys.argv[1]), traced="--traced" in sys.argv)))
+    allocated = measure_apart(size.kept, traced=True)
+    note = f"the process grows by {measure_apart(size.kept, traced=False):.0f} B a record" if _STATM.exists() else ""
+    name = f"memory per completed record, of {size.kept:,}"
+    yield Figure(name, allocated, None, "by tracemalloc", allocated, 720, unit="B", note=note)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import itertools
-import secrets
+import os
 import threading
 from collections.abc import Callable, Hashable
 from types import TracebackType
@@ -323,7 +323,7 @@ class _Owners:
         _fork.call_in_child(self.renew)
 
     def renew(self) -> None:
-        prefix = secrets.token_urlsafe(12)
+        prefix = os.urandom(12).hex()  # what `secrets` gives, without its imports
         count = itertools.count().__next__
         self.new: Callable[[], str] = lambda: f"{prefix}.{count():x}"
 

@@ -79,7 +79,7 @@ class RefusesTheLate(ReferenceStore):
 class ClaimInTwoSteps(ReferenceStore):
     """Looks, and then takes: two may look before one takes."""
 
-    def claim(self, key: Key, **options: object) -> Claim:  # type: ignore[override]
+    def claim(self, key: Key, **options: object) -> Claim:
         free = self.find(key) is None
         time.sleep(0)  # lets another thread in
         if free:

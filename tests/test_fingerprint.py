@@ -1,5 +1,6 @@
 """Fingerprints: equal for values that mean the same, different for all others, the same everywhere."""
 
+# ruff: noqa: DTZ001, DTZ901  # naive datetimes are among what is tested
 from __future__ import annotations
 
 import dataclasses
@@ -17,7 +18,7 @@ import sys
 import threading
 import unicodedata
 import uuid
-from collections import Counter, OrderedDict, UserDict, defaultdict, namedtuple
+from collections import Counter, OrderedDict, UserDict, defaultdict
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -47,7 +48,7 @@ text = Fingerprinter().text
 class Color(enum.Enum):
     RED = 1
     GREEN = "green"
-    ROUGE = 1
+    ROUGE = 1  # noqa: PIE796  # an alias
 
 
 class Number(enum.IntEnum):
@@ -139,8 +140,7 @@ def meaning(value: Any) -> Any:
 def meaning_of_tagged(value: Any) -> Any:
     match value:
         case Decimal():
-            finite = value.is_finite()
-            return "decimal", (Fraction(value), value.is_signed()) if finite else str(value)
+            return "decimal", str(value) if value.is_nan() else (value, value.is_signed())
         case Fraction():
             return "fraction", (value.numerator, value.denominator)
         case uuid.UUID():
@@ -165,7 +165,7 @@ def meaning_of_tagged(value: Any) -> Any:
 
 
 def meaning_of_text(written: str) -> Any:
-    """Read a canonical text back to its meaning. That there is such a function proves that no two meanings share one."""
+    """Read a canonical text back to its meaning: where that can be done, no two meanings share a text."""
     value, end = _read(written, 0)
     assert end == len(written)
     return value
@@ -242,10 +242,8 @@ json_scalars = st.one_of(
 scalars = st.one_of(
     json_scalars,
     st.binary(max_size=6),
-    st.decimals(),
-    st.sampled_from([Decimal("1.0"), Decimal("-0"), Decimal("0E3"), Decimal("sNaN12"), Decimal("-NaN")]).filter(
-        lambda number: not number.is_snan()  # no member of a set: it cannot be hashed
-    ),
+    st.decimals().filter(lambda number: not number.is_snan()),  # which cannot be hashed, so that no set can hold it
+    st.sampled_from([Decimal("1.0"), Decimal("-0"), Decimal("0E3"), Decimal("-NaN7")]),
     st.fractions(),
     st.uuids(),
     texts.filter(lambda name: "\0" not in name).map(PurePosixPath),
@@ -591,10 +589,15 @@ DIFFERENT = {
     ],
     "splits": [["ab"], ["a", "b"], ["a,b"], ['a","b'], "ab", [["a"], "b"], [["a", "b"]]],
     "bytes": [b"ab", "ab", "6162", [97, 98]],
-    "empties": [[], {}, set(), "", b"", None, [[]], Pair, 0][:6],
+    "empties": [[], {}, set(), "", b"", None, [[]], 0, False],
     "normal forms": [unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")],
     "surrogates": ["\U0001f600", "\ud83d\ude00", "\ud83d", "\ude00", "?", "\ufffd"],
-    "namedtuples": [Pair(1, 2), (1, 2), {"left": 1, "right": 2}, namedtuple("Other", "left right")(1, 2)],
+    "namedtuples": [
+        Pair(1, 2),
+        (1, 2),
+        {"left": 1, "right": 2},
+        NamedTuple("Other", [("left", int), ("right", int)])(1, 2),
+    ],
     "classes": [Point(1, 2), Line(1, 2), {"x": 1, "y": 2}, ["Point", {"x": 1, "y": 2}], Point(2, 1)],
     "Enums": [Color.RED, Color.GREEN, "RED", 1, "green", Word.ONE, "one", Number.ONE],
     "Flags": [Access.READ, Access.WRITE, Access.READ | Access.WRITE, Access(0), 0, 1],
@@ -932,7 +935,7 @@ UNKNOWN: dict[str, tuple[Any, str]] = {
     "o": ({"o": UserDict(a=1)}, "a UserDict"),
     "p": ({"p": (number for number in [1])}, "a generator"),
     "q": ({"q": range(3)}, "a range"),
-    "r": ({"r": ...}, "an? ellipsis"),
+    "r": ({"r": ...}, "a ellipsis"),
 }
 
 
@@ -965,7 +968,7 @@ def test_no_address_and_no_content_is_told() -> None:
     for value in (session, Broken()):
         with pytest.raises(FingerprintError) as caught:
             fingerprint([value])
-        assert hex(id(value))[2:] not in str(caught.value)
+        assert f"{id(value):x}" not in str(caught.value)
         assert "4242" not in str(caught.value)
     assert isinstance(caught.value.__cause__, ValueError)
 
@@ -1004,7 +1007,7 @@ def test_a_value_that_contains_itself_is_refused() -> None:
 
     account = Account(None)
     account.number = account
-    with pytest.raises(FingerprintError, match="an? Account that contains itself"):
+    with pytest.raises(FingerprintError, match="a Account that contains itself"):
         fingerprint(account)
 
 

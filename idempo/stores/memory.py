@@ -177,7 +177,8 @@ class MemoryStore:
             elif found.lease_end is None:
                 if found.outcome is not None or found.owner == owner:
                     return Claim(False, found.record(now), False)
-                entry = _Entry(owner, fingerprint, found.attempt + 1, next(self._tokens), now + lease)
+                kept = found.fingerprint if fingerprint is None else fingerprint
+                entry = _Entry(owner, kept, found.attempt + 1, next(self._tokens), now + lease)
                 self._drop(id_, found)
             elif found.owner == owner:
                 entry = found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Final
 
 import pytest
 
@@ -11,8 +12,8 @@ from idempo.records import Record, State
 from idempo.testing._case import LONG, Case
 
 _OWNERS = ("owner-a", "owner-b")
-_FINGERPRINTS = (b"\x01one", b"\x01two", None)
-_TAKE_OVERS = (True, False, "owner-a", "owner-b", "")
+_FINGERPRINTS: Final[tuple[bytes | None, ...]] = (b"\x01one", b"\x01two", None)
+_TAKE_OVERS: Final[tuple[bool | str, ...]] = (True, False, "owner-a", "owner-b", "")
 
 
 class ClaimCases(Case):

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from idempo.protocols import (
     AsyncPurgeableStore,
@@ -27,7 +27,7 @@ PATIENCE = 30.0
 """Seconds after which anything that a test waits for counts as hung."""
 
 
-def is_async(store: Store | AsyncStore) -> bool:
+def is_async(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
     """Tell whether a store's methods are coroutine functions."""
     return inspect.iscoroutinefunction(store.claim)
 

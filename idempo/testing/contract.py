@@ -56,7 +56,9 @@ class _Cases(ClaimCases, WriteCases, TimeCases, KeyCases, RaceCases, AbilityCase
 
 
 class StoreContract(_Cases):
-    """The conformance suite for a `Store`. Subclass it in a test module, with a ``store`` fixture::
+    """The conformance suite for a `Store`.
+
+    Subclass it in a test module, with a ``store`` fixture::
 
         class TestMyStore(StoreContract):
             @pytest.fixture

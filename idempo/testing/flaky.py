@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
 from idempo.errors import StoreError
 from idempo.protocols import AsyncStore, Store
 from idempo.records import Claim, Key, Record
+
+_T = TypeVar("_T")
 
 When: TypeAlias = Literal["before", "after"]
 """Before the store was asked, so that nothing happened, or after it had done its step, so that the answer is lost."""
@@ -189,7 +191,7 @@ class FlakyStore(_Flaky):
         """See `Store.delete`."""
         return self._do("delete", self._store.delete, key, _options(owner=owner))
 
-    def _do(self, method: str, step: Callable[..., Any], key: Key, options: Mapping[str, Any]) -> Any:
+    def _do(self, method: str, step: Callable[..., _T], key: Key, options: Mapping[str, Any]) -> _T:
         call = self._begin(method, key, options)
         answer = step(key, **options)
         self._end(call)
@@ -243,7 +245,7 @@ class AsyncFlakyStore(_Flaky):
         """See `AsyncStore.delete`."""
         return await self._do("delete", self._store.delete, key, _options(owner=owner))
 
-    async def _do(self, method: str, step: Callable[..., Any], key: Key, options: Mapping[str, Any]) -> Any:
+    async def _do(self, method: str, step: Callable[..., Awaitable[_T]], key: Key, options: Mapping[str, Any]) -> _T:
         call = self._begin(method, key, options)
         answer = await step(key, **options)
         self._end(call)

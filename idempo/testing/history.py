@@ -7,12 +7,14 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 
 from idempo.protocols import Store
 from idempo.records import Claim, Key, Record
+
+_T = TypeVar("_T")
 
 
 class _Unknown:
@@ -84,20 +86,20 @@ class RecordingStore:
         take_over: bool | str = True,
     ) -> Claim:
         """See `Store.claim`."""
-        options = dict(owner=owner, fingerprint=fingerprint, lease=lease, ttl=ttl, take_over=take_over)
+        options = {"owner": owner, "fingerprint": fingerprint, "lease": lease, "ttl": ttl, "take_over": take_over}
         return self._ask("claim", self._store.claim, key, options)
 
     def complete(self, key: Key, *, owner: str, outcome: bytes, ttl: float) -> bool:
         """See `Store.complete`."""
-        return self._ask("complete", self._store.complete, key, dict(owner=owner, outcome=outcome, ttl=ttl))
+        return self._ask("complete", self._store.complete, key, {"owner": owner, "outcome": outcome, "ttl": ttl})
 
     def release(self, key: Key, *, owner: str, ttl: float) -> bool:
         """See `Store.release`."""
-        return self._ask("release", self._store.release, key, dict(owner=owner, ttl=ttl))
+        return self._ask("release", self._store.release, key, {"owner": owner, "ttl": ttl})
 
     def renew(self, key: Key, *, owner: str, lease: float, ttl: float) -> bool:
         """See `Store.renew`."""
-        return self._ask("renew", self._store.renew, key, dict(owner=owner, lease=lease, ttl=ttl))
+        return self._ask("renew", self._store.renew, key, {"owner": owner, "lease": lease, "ttl": ttl})
 
     def get(self, key: Key) -> Record | None:
         """See `Store.get`."""
@@ -105,14 +107,14 @@ class RecordingStore:
 
     def delete(self, key: Key, *, owner: str | None = None) -> bool:
         """See `Store.delete`."""
-        return self._ask("delete", self._store.delete, key, dict(owner=owner))
+        return self._ask("delete", self._store.delete, key, {"owner": owner})
 
-    def _ask(self, method: str, step: Callable[..., Any], key: Key, options: Mapping[str, Any]) -> Any:
+    def _ask(self, method: str, step: Callable[..., _T], key: Key, options: Mapping[str, Any]) -> _T:
         began, first = self._clock(), next(self._order)
-        answer: Any = UNKNOWN
+        answer: _T | _Unknown = UNKNOWN
         try:
-            answer = step(key, **options)
-            return answer
+            answer = given = step(key, **options)
+            return given
         finally:
             # Both spans hold the step itself within them, so neither says more than is known.
             last, ended = float(next(self._order)), self._clock()
@@ -135,7 +137,7 @@ def late_writes(history: Iterable[Asked]) -> int:
     for asked in sorted(history, key=lambda asked: asked.last):
         if asked.answer is UNKNOWN:
             continue
-        owner = asked.options.get("owner")
+        owner: str = asked.options.get("owner", "")
         if asked.method == "claim" and asked.answer.acquired:
             if asked.answer.took_over and asked.key in holders:
                 ends[asked.key, holders[asked.key]] = asked.last

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -57,8 +57,9 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = FakeClock()
-        self.made: Any = self.make_store()
-        self.store: Store = BlockingStore(self.made, self.loop) if is_async(self.made) else self.made
+        made = self.make_store()
+        self.made: Any = made
+        self.store: Store = BlockingStore(made, self.loop) if is_async(made) else cast("Store", made)
         self._model = Model(self.clock)
         self._run = secrets.token_hex(6)  # a store that outlives the run must not remember it in the next
         self._tokens: dict[Key, int] = {}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias, cast
 
 from idempo.errors import StoreError
 from idempo.protocols import AsyncStore, Store
@@ -21,6 +21,8 @@ from idempo.testing.bridge import PATIENCE, BlockingStore, LoopThread, is_async
 from idempo.testing.clock import FakeClock
 from idempo.testing.history import Asked, RecordingStore, late_writes
 from idempo.testing.linearizability import check_history
+
+_Script: TypeAlias = Sequence[Callable[[], object]]
 
 _LONG: Final = 3600.0
 
@@ -72,10 +74,9 @@ def check_store(
         raise ValueError(f"threads must be at least 2, or nobody is late, not {threads}")
     if is_async(store):
         with LoopThread() if loop is None else _left_open(loop) as thread:
-            blocking = BlockingStore(store, thread)  # type: ignore[arg-type]  # just told apart
-            history = _Workload(blocking, clock, threads, unit, seed).run(rounds)
+            history = _Workload(BlockingStore(store, thread), clock, threads, unit, seed).run(rounds)
     else:
-        history = _Workload(store, clock, threads, unit, seed).run(rounds)  # type: ignore[arg-type]
+        history = _Workload(cast("Store", store), clock, threads, unit, seed).run(rounds)
     check_history(history, slack=slack, tokens_survive_delete=tokens_survive_delete)
     late = late_writes(history)
     assert late >= rounds, f"only {late} writes by late owners in {rounds} rounds: the history proves nothing"
@@ -118,24 +119,23 @@ class _Workload:
 
     def _round(self, pool: ThreadPoolExecutor, key: Key, how: str) -> None:
         owners = [f"first-{number}" for number in range(self._threads)]
-        self._at_once(pool, [[partial(self._claim, key, owner)] for owner in owners])
+        claims: list[_Script] = [[partial(self._claim, key, owner)] for owner in owners]
+        self._at_once(pool, claims)
         holder = self._holder(key, owners[0])
         seconds = [f"second-{number}" for number in range(self._threads)]
         self._lose(key, holder, how)
         # While the others reach for the key, thread 0 is its owner, late or just in time.
-        late = self._writes(key, holder)
-        self._at_once(
-            pool,
-            [late, *([partial(self._claim, key, owner), *self._others(key, owner)] for owner in seconds[1:])],
-        )
+        scripts = [self._writes(key, holder)]
+        scripts += [[partial(self._claim, key, owner), *self._others(key, owner)] for owner in seconds[1:]]
+        self._at_once(pool, scripts)
         # Whoever has it now ends twice, with two values, against an owner who is late for certain.
         second = self._holder(key, seconds[0])
-        ends = [
+        ends: _Script = [
             partial(self._complete, key, second, b"value"),
             partial(self._complete, key, second, b"another value"),
             partial(self._store.get, key),
         ]
-        again = [partial(self._claim, key, holder, take_over=False), *self._writes(key, holder)]
+        again: _Script = [partial(self._claim, key, holder, take_over=False), *self._writes(key, holder)]
         rest = [self._others(key, f"third-{number}") for number in range(self._threads - 2)]
         self._at_once(pool, [ends, again, *rest])
         self._at_once(pool, [self._others(key, f"fourth-{number}") for number in range(self._threads)])
@@ -162,7 +162,7 @@ class _Workload:
                 return record.owner
         return otherwise
 
-    def _writes(self, key: Key, owner: str) -> list[Callable[[], object]]:
+    def _writes(self, key: Key, owner: str) -> _Script:
         """All that an owner can write, in some order."""
         return self._shuffled(
             [
@@ -172,7 +172,7 @@ class _Workload:
             ]
         )
 
-    def _others(self, key: Key, owner: str) -> list[Callable[[], object]]:
+    def _others(self, key: Key, owner: str) -> _Script:
         """Some of what others do: copies of a claim, reading, and writing as if they held the key."""
         stranger = f"stranger-{owner}"
         return self._shuffled(
@@ -196,12 +196,11 @@ class _Workload:
     def _complete(self, key: Key, owner: str, outcome: bytes) -> object:
         return self._store.complete(key, owner=owner, outcome=outcome, ttl=_LONG)
 
-    def _shuffled(self, actions: list[Callable[[], object]]) -> list[Callable[[], object]]:
-        self._random.shuffle(actions)
-        return actions
+    def _shuffled(self, actions: _Script) -> _Script:
+        return self._random.sample(actions, len(actions))
 
-    def _at_once(self, pool: ThreadPoolExecutor, scripts: Sequence[Sequence[Callable[[], object]]]) -> None:
-        def act(script: Sequence[Callable[[], object]]) -> None:
+    def _at_once(self, pool: ThreadPoolExecutor, scripts: Sequence[_Script]) -> None:
+        def act(script: _Script) -> None:
             self._barrier.wait(PATIENCE)
             _act(script)
 
@@ -210,7 +209,7 @@ class _Workload:
             future.result(PATIENCE)
 
 
-def _act(script: Sequence[Callable[[], object]]) -> None:
+def _act(script: _Script) -> None:
     for action in script:
         with suppress(StoreError):  # it is in the history, with an unknown answer
             action()

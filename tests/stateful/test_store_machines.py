@@ -84,7 +84,7 @@ def test_a_broken_store_is_rejected(broken: type[ReferenceStore]) -> None:
         suppress_health_check=list(HealthCheck),
     )
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Machine, settings=search)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(Machine, settings=search)
 
 
 def test_a_machine_without_a_store_says_what_is_missing() -> None:
