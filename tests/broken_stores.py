@@ -96,6 +96,13 @@ class ForgetsAtTheLeasesEnd(ReferenceStore):
         return None if row is not None and row.state is State.RUNNING and row.lease_end <= self.clock() else row
 
 
+class FoldsCase(ReferenceStore):
+    """As a database does whose collation ignores case."""
+
+    def claim(self, key: Key, **options: object) -> Claim:
+        return super().claim(Key(key.namespace, key.value.casefold()), **options)  # type: ignore[arg-type]
+
+
 SEVEN = [
     StealsALiveLease,
     NeverExpires,

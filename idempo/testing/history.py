@@ -135,10 +135,10 @@ def late_writes(history: Iterable[Asked]) -> int:
     # the take-over is not counted as late, though it may be.
     ends: dict[tuple[Key, str], float] = {}
     for asked in sorted(history, key=lambda asked: asked.last):
-        if asked.answer is UNKNOWN:
-            continue
         owner: str = asked.options.get("owner", "")
-        if asked.method == "claim" and asked.answer.acquired:
+        if asked.method == "claim":
+            if asked.answer is UNKNOWN or not asked.answer.acquired:
+                continue
             if asked.answer.took_over and asked.key in holders:
                 ends[asked.key, holders[asked.key]] = asked.last
             holders[asked.key] = owner

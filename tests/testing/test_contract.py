@@ -59,7 +59,9 @@ class TestAsync(AsyncStoreContract):
 
 
 class TestAsyncWithoutAbilities(AsyncStoreContract):
-    """A fixture may run coroutines of its own on the store's loop."""
+    """A fixture may run coroutines of its own on the store's loop. Tokens may be promised less of."""
+
+    tokens_survive_delete = False
 
     @pytest.fixture
     def store(self, clock: FakeClock, run: Callable[..., Any]) -> Iterator[SixMethods]:

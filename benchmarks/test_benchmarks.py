@@ -1,0 +1,204 @@
+"""Each figure's workload under pytest-benchmark; with ``--benchmark-disable``, a smoke test that all of them run.
+
+``pytest benchmarks`` shows the timings themselves. Ratios and bars are the business of ``python -m benchmarks``, which
+measures side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import report
+from benchmarks.children import ask
+from benchmarks.contenders import AMOUNT, BARE_CACHE, CURRENCY, FLOOR, IDEMPO, IDEMPO_UNCHECKED, Contender, peers
+from benchmarks.crowds import guard_with_idempo, tasks_on_one_future, tasks_on_one_key, threads_on_keys
+from benchmarks.fingerprints import json_bytes, large_payload, small_payload
+from benchmarks.floor import by_hand, fingerprint_by_hand
+from benchmarks.growth import filled, with_floor, with_idempo
+from benchmarks.imports import import_once
+from benchmarks.measuring import QUICK, Figure
+from benchmarks.memory import measure
+from benchmarks.single_calls import new_orders
+from benchmarks.sqlite import by_hand as sql_by_hand
+from benchmarks.sqlite import by_store
+from idempo import FingerprintMismatchError, fingerprint
+
+_PEERS = list(peers().present.values())
+_SYNC = [IDEMPO, IDEMPO_UNCHECKED, FLOOR, BARE_CACHE, *_PEERS]
+_ASYNC = [IDEMPO, *_PEERS]
+
+
+def _name(contender: Contender) -> str:
+    return contender.name
+
+
+def _result(order_id: str) -> dict[str, Any]:
+    return {"order_id": order_id, "status": "charged", "amount": AMOUNT}
+
+
+@pytest.mark.parametrize("contender", _SYNC, ids=_name)
+def test_sync_replay(benchmark: Any, contender: Contender) -> None:
+    call, (order,) = contender.guarded(), new_orders(1)
+    call(*order)
+    assert benchmark(call, *order) == _result(order[0])
+
+
+@pytest.mark.parametrize("contender", _SYNC, ids=_name)
+def test_sync_fresh(benchmark: Any, contender: Contender) -> None:
+    call = contender.guarded()
+
+    def set_up() -> tuple[tuple[str, int, str], dict[str, Any]]:
+        (order,) = new_orders(1)
+        return order, {}
+
+    assert benchmark.pedantic(call, setup=set_up, rounds=1_000)["status"] == "charged"
+
+
+@pytest.mark.parametrize("contender", _ASYNC, ids=_name)
+def test_async_replay(benchmark: Any, contender: Contender) -> None:
+    assert contender.guarded_async is not None
+    call, (order,) = contender.guarded_async(), new_orders(1)
+
+    async def awaited() -> Any:
+        return await call(*order)
+
+    with asyncio.Runner() as runner:
+        runner.run(awaited())
+        assert benchmark(lambda: runner.run(awaited())) == _result(order[0])
+
+
+@pytest.mark.parametrize("contender", _ASYNC, ids=_name)
+def test_async_fresh(benchmark: Any, contender: Contender) -> None:
+    assert contender.guarded_async is not None
+    call = contender.guarded_async()
+
+    async def awaited() -> Any:
+        (order,) = new_orders(1)
+        return await call(*order)
+
+    with asyncio.Runner() as runner:
+        assert benchmark(lambda: runner.run(awaited()))["status"] == "charged"
+
+
+@pytest.mark.parametrize("contender", [IDEMPO, FLOOR], ids=_name)
+def test_what_is_compared_checks_the_payload(contender: Contender) -> None:
+    """The floor does what it is said to do, or to be slower than it would mean nothing."""
+    call = contender.guarded()
+    call("order-0000000042", AMOUNT, CURRENCY)
+    with pytest.raises((FingerprintMismatchError, ValueError)):
+        call("order-0000000042", AMOUNT + 1, CURRENCY)
+
+
+@pytest.mark.parametrize("digest", [fingerprint, fingerprint_by_hand])
+@pytest.mark.parametrize("payload", [small_payload, large_payload])
+def test_fingerprint(
+    benchmark: Any, digest: Callable[[Any], bytes], payload: Callable[[], dict[str, Any]]
+) -> None:
+    assert len(benchmark(digest, payload())) >= 32
+
+
+def test_payloads_are_as_large_as_they_are_called() -> None:
+    assert json_bytes(small_payload()) == 100
+    assert 69_000 < json_bytes(large_payload()) < 71_000
+
+
+@pytest.mark.parametrize("crowd", [tasks_on_one_key, tasks_on_one_future])
+def test_tasks_on_one_key(benchmark: Any, crowd: Callable[[int, float], float]) -> None:
+    benchmark.pedantic(crowd, args=(100, 0.01), rounds=1)
+
+
+@pytest.mark.parametrize("guard", [guard_with_idempo, by_hand])
+@pytest.mark.parametrize("keys", [1, 8])
+def test_threads(benchmark: Any, guard: Any, keys: int) -> None:
+    benchmark.pedantic(threads_on_keys, args=(guard,), kwargs={"threads": 8, "calls": 10, "keys": keys}, rounds=3)
+
+
+@pytest.mark.parametrize("make", [with_idempo, with_floor])
+@pytest.mark.parametrize("records", [100, 1_000])
+def test_replay_among_records(benchmark: Any, make: Callable[[int], Any], records: int) -> None:
+    call, made = filled(make, records)
+    assert benchmark(call, *made[records // 2]) == _result(made[records // 2][0])
+
+
+def test_memory_of_a_record(benchmark: Any) -> None:
+    assert benchmark.pedantic(measure, args=(500,), kwargs={"traced": True}, rounds=1) > 0
+
+
+@pytest.mark.parametrize("modules", ["idempo", "attrs, cachetools"])
+def test_import(benchmark: Any, modules: str) -> None:
+    _, asyncio_imported = benchmark.pedantic(import_once, args=(modules,), rounds=1)
+    assert not asyncio_imported
+
+
+@pytest.mark.parametrize("side", [by_store, sql_by_hand])
+def test_sqlite(benchmark: Any, side: Callable[[Path], Any], tmp_path: Path) -> None:
+    claim, complete = side(tmp_path / "records.db")
+
+    def claim_and_complete() -> bool:
+        ((order_id, *_),) = new_orders(1)
+        return claim(order_id, "an owner") and complete(order_id, "an owner") and not claim(order_id, "another")
+
+    assert benchmark(claim_and_complete)
+
+
+def test_the_sql_by_hand_is_the_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides send the same statements, but for the table's name."""
+    connect, sent = sqlite3.connect, {}
+
+    def traced(side: str) -> list[str]:
+        def connect_traced(*args: Any, **options: Any) -> sqlite3.Connection:
+            connection = connect(*args, **options)
+            connection.set_trace_callback(statements.append)
+            return connection
+
+        statements: list[str] = []
+        monkeypatch.setattr(sqlite3, "connect", connect_traced)
+        claim, complete = {"store": by_store, "hand": sql_by_hand}[side](tmp_path / f"{side}.db")
+        claim("warm", "an owner")
+        statements.clear()
+        claim("order-0000000042", "an owner")
+        complete("order-0000000042", "an owner")
+        claim("order-0000000042", "another owner")
+        return [statement.split(" ", 1)[0] for statement in statements]
+
+    for side in ("store", "hand"):
+        sent[side] = traced(side)
+    assert sent["store"] == sent["hand"] == ["SELECT", "INSERT", "SELECT", "UPDATE", "SELECT"]
+
+
+def test_everything_in_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one command measures every figure, writes what it found and draws it."""
+    found, picture = tmp_path / "found.json", tmp_path / "found.svg"
+    assert command.main(["--quick", "--json", str(found), "--plot", str(picture)]) == 0
+    figures = report.read_json(found)
+    assert [figure.name for figure in figures if figure.name not in capsys.readouterr().out + figure.name] == []
+    assert {"sync replay", "async fresh", "import idempo", "SqliteStore replay"} <= {each.name for each in figures}
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_a_missed_bar_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    missed = Figure("a figure", 2.0, 1.0, "the floor", 2.0, 1.2)
+    monkeypatch.setitem(command.PARTS, "sync", lambda *_: [missed])
+    assert command.main(["sync"]) == 1
+    assert "MISSED" in capsys.readouterr().out
+
+
+def test_a_peer_that_cannot_be_imported_is_named() -> None:
+    """It is left out with the reason, and the run goes on without it."""
+    answer = ask(
+        "import json; sys.modules['exactly_once'] = None\n"
+        "from benchmarks.contenders import peers\n"
+        "found = peers()\n"
+        "print(json.dumps([sorted(found.present), found.missing]))"
+    )
+    present, missing = answer
+    assert "exactly-once" not in present
+    assert "exactly_once" in missing["exactly-once"]
