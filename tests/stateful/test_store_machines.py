@@ -14,7 +14,7 @@ from idempo.protocols import AsyncStore, Store
 from idempo.stores.memory import MemoryStore
 from idempo.stores.sqlite import SqliteStore
 from idempo.testing import StoreMachine
-from tests.broken_stores import FURTHER, SEVEN, ClaimInTwoSteps
+from tests.broken_stores import SEVEN
 from tests.reference_store import ReferenceStore
 from tests.testing.async_stores import Able
 
@@ -66,7 +66,7 @@ for case in (TestSqliteStore, TestAsync, TestOwnClock):
     case.settings = settings(_RUN, max_examples=10)
 
 
-@pytest.mark.parametrize("broken", [*SEVEN, *(cls for cls in FURTHER if cls is not ClaimInTwoSteps)])
+@pytest.mark.parametrize("broken", SEVEN)
 def test_a_broken_store_is_rejected(broken: type[ReferenceStore]) -> None:
     """Behaviours 21-23, 27: each fault shows in some short sequence of calls."""
 

@@ -15,6 +15,12 @@ class Results:
         self.failed: dict[str, str] = {}
         self.skipped: set[str] = set()
 
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Leave out the rest of a class of which one test has failed: that is all there is to know."""
+        suite = item.nodeid.partition("::")[2].rpartition("::")[0]
+        if suite and any(name.startswith(f"{suite}::") for name in self.failed):
+            pytest.skip("another test of this class has failed")
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         name = report.nodeid.partition("::")[2]
         if report.failed:
