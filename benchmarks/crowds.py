@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
@@ -76,9 +77,7 @@ def tasks_on_one_future(tasks: int, body_seconds: float = BODY_SECONDS) -> float
     return asyncio.run(timed())
 
 
-def threads_on_keys(
-    guard: Callable[[Callable[..., Any]], Call], *, threads: int, calls: int, keys: int
-) -> float:
+def threads_on_keys(guard: Callable[[Callable[..., Any]], Call], *, threads: int, calls: int, keys: int) -> float:
     """Return the seconds of one call, when so many threads each make so many calls, over so many new keys.
 
     Raises:
@@ -133,13 +132,9 @@ def crowd_figures(size: Size) -> Iterator[Figure]:
     yield turns.figure(f"{size.tasks:,} tasks on one key", "idempo", "one shared future", 1.8)
 
     for keys, what in ((1, "one key"), (size.threads, f"{size.threads} keys")):
+        crowd = partial(threads_on_keys, threads=size.threads, calls=size.calls_per_thread, keys=keys)
         turns = take_turns(
-            {
-                name: lambda guard=guard, keys=keys: threads_on_keys(
-                    guard, threads=size.threads, calls=size.calls_per_thread, keys=keys
-                )
-                for name, guard in (("idempo", guard_with_idempo), ("the floor", by_hand))
-            },
+            {"idempo": partial(crowd, guard_with_idempo), "the floor": partial(crowd, by_hand)},
             size.rounds,
             collector=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -53,10 +54,8 @@ def fingerprint_figures(size: Size) -> Iterator[Figure]:
     ):
         turns = take_turns(
             {
-                "idempo": lambda payload=payload, times=times: time_one(fingerprint, payload, times),
-                "SHA-256 of sorted JSON": lambda payload=payload, times=times: time_one(
-                    fingerprint_by_hand, payload, times
-                ),
+                "idempo": partial(time_one, fingerprint, payload, times),
+                "SHA-256 of sorted JSON": partial(time_one, fingerprint_by_hand, payload, times),
             },
             size.rounds,
         )

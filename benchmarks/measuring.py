@@ -118,7 +118,6 @@ class Turns:
         """Return the median of the turns' ratios."""
         return median(one / other for one, other in zip(self.taken[name], self.taken[base], strict=True))
 
-
     def figure(self, name: str, ours: str, base: str, bar: float, *, beside: Iterable[str] = ()) -> Figure:
         """Return the figure of one against another, where the ratio may be at most the bar."""
         others = {other: self.middle(other) for other in beside}

@@ -25,7 +25,7 @@ def measure(records: int, *, traced: bool) -> float:
         records: How many operations are run, each with a key of 16 characters and a result of 20 bytes.
         traced: Whether to count what Python allocates, or else by how much the process grows.
     """
-    from idempo import MemoryStore, idempotent  # noqa: PLC0415  # nothing of it may be there before
+    from idempo import MemoryStore, idempotent  # nothing of it may be there before
 
     store = MemoryStore(max_records=records + 1)
 

@@ -103,11 +103,11 @@ def draw(path: Path, figures: Sequence[Figure]) -> None:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    import matplotlib as mpl  # noqa: PLC0415  # only whoever draws needs it
+    import matplotlib as mpl  # only whoever draws needs it
 
     mpl.use("Agg")
     mpl.rcParams.update({"svg.hashsalt": "idempo", "svg.fonttype": "none", "font.size": 9})
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     calls = [figure for figure in figures if figure.beside]
     picture, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained", width_ratios=(1, 1))

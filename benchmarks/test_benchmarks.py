@@ -7,7 +7,6 @@ measures side by side.
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from benchmarks.fingerprints import json_bytes, large_payload, small_payload
 from benchmarks.floor import by_hand, fingerprint_by_hand
 from benchmarks.growth import filled, with_floor, with_idempo
 from benchmarks.imports import import_once
-from benchmarks.measuring import QUICK, Figure
+from benchmarks.measuring import Figure
 from benchmarks.memory import measure
 from benchmarks.single_calls import new_orders
 from benchmarks.sqlite import by_hand as sql_by_hand
@@ -99,9 +98,7 @@ def test_what_is_compared_checks_the_payload(contender: Contender) -> None:
 
 @pytest.mark.parametrize("digest", [fingerprint, fingerprint_by_hand])
 @pytest.mark.parametrize("payload", [small_payload, large_payload])
-def test_fingerprint(
-    benchmark: Any, digest: Callable[[Any], bytes], payload: Callable[[], dict[str, Any]]
-) -> None:
+def test_fingerprint(benchmark: Any, digest: Callable[[Any], bytes], payload: Callable[[], dict[str, Any]]) -> None:
     assert len(benchmark(digest, payload())) >= 32
 
 
@@ -151,11 +148,11 @@ def test_sqlite(benchmark: Any, side: Callable[[Path], Any], tmp_path: Path) -> 
 
 def test_the_sql_by_hand_is_the_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sides send the same statements, but for the table's name."""
-    connect, sent = sqlite3.connect, {}
+    connect: Any = sqlite3.connect
 
     def traced(side: str) -> list[str]:
         def connect_traced(*args: Any, **options: Any) -> sqlite3.Connection:
-            connection = connect(*args, **options)
+            connection: sqlite3.Connection = connect(*args, **options)
             connection.set_trace_callback(statements.append)
             return connection
 
@@ -169,18 +166,16 @@ def test_the_sql_by_hand_is_the_stores(tmp_path: Path, monkeypatch: pytest.Monke
         claim("order-0000000042", "another owner")
         return [statement.split(" ", 1)[0] for statement in statements]
 
-    for side in ("store", "hand"):
-        sent[side] = traced(side)
-    assert sent["store"] == sent["hand"] == ["SELECT", "INSERT", "SELECT", "UPDATE", "SELECT"]
+    assert traced("store") == traced("hand") == ["SELECT", "INSERT", "SELECT", "UPDATE", "SELECT"]
 
 
 def test_everything_in_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The one command measures every figure, writes what it found and draws it."""
     found, picture = tmp_path / "found.json", tmp_path / "found.svg"
     assert command.main(["--quick", "--json", str(found), "--plot", str(picture)]) == 0
-    figures = report.read_json(found)
-    assert [figure.name for figure in figures if figure.name not in capsys.readouterr().out + figure.name] == []
-    assert {"sync replay", "async fresh", "import idempo", "SqliteStore replay"} <= {each.name for each in figures}
+    names, shown = {figure.name for figure in report.read_json(found)}, capsys.readouterr().out
+    assert {"sync replay", "async fresh", "import idempo", "SqliteStore replay"} <= names
+    assert all(name in shown for name in names)
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
 
 
