@@ -44,7 +44,7 @@ class LoopThread:
         """Run a coroutine on the loop and return its result.
 
         Raises:
-            TimeoutError: It did not end within `PATIENCE`.
+            TimeoutError: It did not end within 30 seconds.
         """
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
