@@ -23,7 +23,7 @@ from idempo import Idempotency, MemoryStore
 from idempo.__main__ import main
 from idempo.demo import sample
 from idempo.demo.deliveries import Delivery, Money
-from idempo.demo.handling import Handler, NoAnswerError
+from idempo.demo.handling import Desk, Handler, NoAnswerError
 from idempo.demo.ledger import Ledger
 
 SAMPLE = list(sample.make_deliveries())
@@ -266,6 +266,23 @@ def test_what_cannot_be_booked_is_an_outcome(ledger: Ledger) -> None:
     assert told.done == 3
 
 
+def test_only_the_last_try_counts(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery whose handler failed, and which was then given another's outcome, is a replay."""
+    told = Told(MemoryStore(), ledger)
+    tries: list[bool] = []
+
+    def book(_: object, desk: Desk) -> None:
+        tries.append(desk.ran)
+        if len(tries) == 1:
+            desk.ran = desk.found_booked = True
+            raise NoAnswerError("silence")
+
+    monkeypatch.setattr(told.handler, "_book", book)
+    told.handler.handle(delivery())
+    assert tries == [False, False]
+    assert ends(told) == {"retried": 1, "replayed": 1, "found_booked": 1}
+
+
 def test_a_ledger_that_never_answers_is_given_up() -> None:
     """Three tries, then the delivery has failed, and is named by its line."""
 
@@ -405,6 +422,15 @@ def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path, capsys: pytest.C
     assert notes.read_text().startswith("not a database")
 
 
+def test_tables_that_are_not_ours_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A database in which somebody else has tables of our names: a clear line, exit code 2."""
+    for table in ("idempo_records", "demo_ledger"):
+        path = tmp_path / f"{table}.db"
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute(f"CREATE TABLE {table} (x)")
+        assert refused(["demo", "--store", url(path)], capsys).startswith(f"idempo demo: cannot use {url(path)}: ")
+
+
 def test_no_store_is_made_for_input_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A mistake in the input's name leaves no file behind."""
     refused(["demo", str(tmp_path / "missing"), "--store", url(tmp_path / "demo.db")], capsys)
@@ -471,6 +497,26 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "",
         "The ledger is right: 1 entry, one for each event that moves money.",
     ]
+
+
+def test_a_bar_on_a_terminal_shows_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal a bar fills up while a file is read, and is gone at the end."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    path, terminal = tmp_path / "deliveries.jsonl", Terminal()
+    path.write_bytes(lines(charge("evt_1"), charge("evt_2")) + b"[]\n" * 2)
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["demo", str(path), "--workers", "1"]) == 0
+    shown = terminal.getvalue()
+    assert "100%" in shown
+    assert "line 4: not a JSON object but an array\n" in shown
+    assert shown.endswith("\r\x1b[K")
 
 
 def test_the_page_shows_what_a_run_shows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -568,6 +614,8 @@ def test_two_processes_share_the_work(small: str, tmp_path: Path) -> None:
     assert [process.returncode for process in (one, other)] == [0, 0], outputs
     assert sum(report["tally"]["ran"] for report in reports) == SMALL_RUNS
     assert all(report["ledger"]["right"] for report in reports)
+    for line in "".join(err for _, err in outputs).splitlines():
+        assert re.fullmatch(r"line \d+: event 'evt_\w+' (refused|failed): .+|[\d,]+ deliveries handled", line)
     assert is_right(path)
 
 

@@ -61,11 +61,11 @@ def feed(
             return intake
         if line is None:
             return intake
+        if progress.shows_share:
+            progress.read(stream.tell())
         if isinstance(line, BadLine):
             intake.bad_lines += 1
             progress.tell(f"line {line.line}: {line.reason}")
             continue
         expectation.see(line)
         workers.submit(line)
-        if progress.total:
-            progress.read(stream.tell())

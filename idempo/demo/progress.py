@@ -25,12 +25,17 @@ class Progress:
 
     def __init__(self, stream: TextIO, total: int | None) -> None:
         self._stream = stream
-        self.total = total
+        self._total = total
         self._bar = stream.isatty()
         self._lock = threading.Lock()
         self._handled = 0
         self._read = 0
         self._drawn_at = float("-inf")
+
+    @property
+    def shows_share(self) -> bool:
+        """Whether it matters how far the input has been read: to be told costs a system call."""
+        return self._bar and bool(self._total)
 
     def read(self, position: int) -> None:
         """Take note of how many bytes of the input have been read."""
@@ -63,8 +68,8 @@ class Progress:
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
         text = f"{self._handled:,} deliveries handled"
-        if self.total:
-            share = min(self._read / self.total, 1.0)
+        if self._total:
+            share = min(self._read / self._total, 1.0)
             width = max(min(shutil.get_terminal_size().columns - len(text) - 12, 40), 0)
             full = int(share * width)
             text = f"[{'#' * full}{'.' * (width - full)}] {share:4.0%}  {text}"
