@@ -318,14 +318,22 @@ _MAKE_ENCODER: Final[Any] = getattr(json.encoder, "c_make_encoder", None)
 _ENCODE: Final = _MAKE_ENCODER and _MAKE_ENCODER(None, None, string_text, None, ":", ",", True, False, True)
 
 
+# How deeply the C encoder may go on the C stack, of which 10,000 levels take 2 MB. From Python 3.12 on it sees to that
+# by itself; before, only the recursion limit stops it, and some programs raise that beyond all bounds.
+_SAFE_RECURSION_LIMIT: Final = 10_000 if sys.version_info < (3, 12) else sys.maxsize
+
+
 def json_text(value: Any) -> str | None:
     """Return the text of a value made of exact JSON types alone, or None: it is not, or cannot be told quickly."""
+    if sys.getrecursionlimit() > _SAFE_RECURSION_LIMIT:
+        return None
     try:
-        # marshal refuses whatever is no exact built-in, a cycle and deep nesting; version 2 has no back references.
+        # In this order: the encoder refuses sets, and on nested ones marshal's time doubles with every level.
+        text = "".join(_ENCODE(value, 0))
+        # marshal refuses whatever is no exact built-in; its version 2 has no back references.
         if _FIRST_KEY_IS_NO_STR(marshal.dumps(value, 2)):
             return None
-        text = "".join(_ENCODE(value, 0))
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # noqa: BLE001  # a dict's subclass may do anything when it is asked for its items
         return None
     if len(text) > 2 * MAX_DEPTH and _is_deep(text):
         return None
