@@ -638,6 +638,22 @@ def test_a_class_that_moves_to_another_module_keeps_its_fingerprints() -> None:
     assert fingerprint(moved(1, 2)) == fingerprint(rewritten(x=1, y=2)) == fingerprint(Point(1, 2))
 
 
+def test_classes_of_one_name_in_two_others_are_two() -> None:
+    """The qualified name counts, not the last part of it."""
+
+    class Cat:
+        class Id(NamedTuple):
+            number: int
+
+    class Dog:
+        class Id(NamedTuple):
+            number: int
+
+    assert fingerprint(Cat.Id(1)) != fingerprint(Dog.Id(1))
+    Cat.Id.__qualname__ = "Cat.Id"
+    assert text(Cat.Id(1)) == '!class["Cat.Id",{"number":1}]'
+
+
 def test_fields_that_instances_are_not_compared_by_do_not_count() -> None:
     """A cache, a lock or a clock in a field marked so neither changes a fingerprint nor prevents it."""
 
@@ -673,6 +689,12 @@ def test_what_a_subclass_makes_of_its_own_methods_does_not_count() -> None:
 
         __str__ = __repr__
 
+    class Warm(float):
+        def __repr__(self) -> str:
+            return "WARM"
+
+        __str__ = __repr__
+
     class Backwards(list[Any]):
         def __iter__(self) -> Iterator[Any]:
             return reversed(self)
@@ -681,8 +703,10 @@ def test_what_a_subclass_makes_of_its_own_methods_does_not_count() -> None:
         def items(self) -> Any:
             raise LookupError("not now")
 
-    plain = ["a", 1, [1, 2], {"k": "v"}, {"a": 1}]
-    assert fingerprint([Loud("a"), Big(1), Backwards([1, 2]), Half(k="v"), {Loud("a"): 1}]) == fingerprint(plain)
+    plain = ["a", 1, 1.5, [1, 2], {"k": "v"}, {"a": 1}]
+    assert fingerprint([Loud("a"), Big(1), Warm(1.5), Backwards([1, 2]), Half(k="v"), {Loud("a"): 1}]) == fingerprint(
+        plain
+    )
 
 
 def test_digits_beyond_the_interpreters_limit_are_written_in_any_process() -> None:
