@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
-from idempo.codecs import JsonCodec
+from idempo.codecs import JsonCodec, return_annotation
 from idempo.driver_sync import SyncDriver
 from idempo.errors import InProgressError
 from idempo.fingerprint import Fingerprinter
@@ -226,7 +226,7 @@ def wrap(
         raise TypeError(f"{fn.__qualname__} is a plain function, and its store an AsyncStore: give it a sync store")
     if not is_coroutine and inspect.iscoroutinefunction(policy.probe):
         raise TypeError(f"the probe of {fn.__qualname__} is a coroutine function, and the function a plain one")
-    terms = make_terms(store, policy=policy, codec=codec, seal=seal, observers=observers, returns=_returns(fn))
+    terms = make_terms(store, policy=policy, codec=codec, seal=seal, observers=observers, returns=return_annotation(fn))
     wrapper = _async_wrapper(fn, terms, namespace, resolve) if is_coroutine else _wrapper(fn, terms, namespace, resolve)
 
     def key_for(*args: Any, **kwargs: Any) -> Key:
@@ -252,6 +252,34 @@ def wrap(
     attributes.options = options
     attributes.stats = lambda: total([terms.teller.counts])
     attributes._counts = terms.teller.counts
+    return wrapper
+
+
+def _wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:
+    run = SyncDriver(terms).run
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        value, fingerprint = resolve(*args, **kwargs)
+        if unguarded.depth:
+            return run_unguarded(Key(namespace, value), fn, args, kwargs)
+        return run((namespace, value), fingerprint, fn, args, kwargs)
+
+    return wrapper
+
+
+def _async_wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:
+    from idempo.driver_async import AsyncDriver  # needs asyncio, which `import idempo` does without
+
+    run = AsyncDriver(terms).run
+
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        value, fingerprint = resolve(*args, **kwargs)
+        if unguarded.depth:
+            return await run_unguarded_async(Key(namespace, value), fn, args, kwargs)
+        return await run((namespace, value), fingerprint, fn, args, kwargs)
+
     return wrapper
 
 
