@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
         sys.stdout.flush()
+    except KeyboardInterrupt:  # where a command had nothing to bring to its end
+        return 130
     except BrokenPipeError:  # whoever read the report has seen enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         return 1

@@ -546,10 +546,12 @@ def started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:
     assert process.stderr
+    said = []
     for line in process.stderr:
+        said.append(line)
         if text in line:
             return
-    pytest.fail(f"the process ended, and never said {text!r}")
+    pytest.fail(f"the process ended with {process.wait(timeout=30)}, and never said {text!r}: {''.join(said)}")
 
 
 def test_killed_again_and_again_the_ledger_is_right(demo: Any, small: str, tmp_path: Path) -> None:
@@ -635,9 +637,10 @@ def test_ctrl_c_ends_it_cleanly() -> None:
 def test_ctrl_c_twice_ends_it_at_once(tmp_path: Path) -> None:
     """Whoever does not want to wait for what has begun presses Ctrl-C again."""
     path = tmp_path / "deliveries.jsonl"
-    path.write_bytes(b"\n" + lines(*[charge(f"evt_{number}") for number in range(100)]))
+    charges = lines(*[charge(f"evt_{number}") for number in range(100)])
+    path.write_bytes(charges.replace(b"\n", b"\n\n", 1))
     with started(str(path), "--work", "60") as process:
-        read_until(process, "line 1: blank")
+        read_until(process, "line 2: blank")
         process.send_signal(signal.SIGINT)
         read_until(process, "stopping")
         process.send_signal(signal.SIGINT)

@@ -315,12 +315,40 @@ def test_the_second_ctrl_c_stops_at_once() -> None:
     assert told in ([], ["stopping"])
 
 
+def test_what_the_first_ctrl_c_tells_comes_first() -> None:
+    """Whatever is told after the block stands below what the first Ctrl-C had to tell."""
+    told: list[str] = []
+    at_the_end = threading.Event()
+
+    def stopping() -> None:
+        at_the_end.wait(timeout=30)
+        told.append("stopping")
+
+    with Interrupts(stopping):
+        _ctrl_c()
+        at_the_end.set()
+    told.append("the table")
+    assert told == ["stopping", "the table"]
+
+
 def test_the_former_handler_is_back_afterwards() -> None:
     """Whatever SIGINT did before, it does again."""
     before = signal.getsignal(signal.SIGINT)
     with Interrupts(_nothing):
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_an_ignored_ctrl_c_is_ignored() -> None:
+    """What a shell starts in the background ignores Ctrl-C, which is meant for the foreground."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts(_nothing) as interrupts, interrupts.stop_here():
+            _ctrl_c()
+        assert not interrupts.asked
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_is_changed() -> None:

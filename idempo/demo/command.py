@@ -167,8 +167,6 @@ def run(options: argparse.Namespace) -> int:
     except _UnusableError as problem:
         print(f"idempo demo: {problem}", file=sys.stderr)
         return USAGE
-    except KeyboardInterrupt:  # before the first line was read
-        return INTERRUPTED
     text = as_json(report) if options.json else as_text(report)
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))  # a file's name can hold anything

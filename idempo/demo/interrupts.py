@@ -14,7 +14,7 @@ from typing import Any, Self
 class Interrupts:
     """While it is open, the first SIGINT only asks to stop; a second one raises KeyboardInterrupt at once.
 
-    Elsewhere than in the main thread, where no handler can be set, it changes nothing.
+    Elsewhere than in the main thread, where no handler can be set, and where SIGINT is ignored, it changes nothing.
 
     Args:
         on_first: Called at the first SIGINT, in a thread of its own.
@@ -27,10 +27,12 @@ class Interrupts:
         self.asked = False
         self._on_first = on_first
         self._waiting = False
+        self._telling = threading.Lock()
         self._previous: Any = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as a shell sets it for what it starts with "&"
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._previous = signal.signal(signal.SIGINT, self._on_signal)
         return self
 
@@ -39,6 +41,9 @@ class Interrupts:
     ) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+        if kind is None:
+            with self._telling:  # what the first one had to tell comes before whatever is told next
+                pass
 
     @contextmanager
     def stop_here(self) -> Iterator[None]:
@@ -61,7 +66,14 @@ class Interrupts:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         again, self.asked = self.asked, True
         if not again:
-            # The main thread may hold the lock that the callee needs, or one of those in `threading`.
-            _thread.start_new_thread(self._on_first, ())
+            # Not in this thread, which may hold the lock that the callee needs, or one of those in `threading`.
+            self._telling.acquire()
+            _thread.start_new_thread(self._tell, ())
         if again or self._waiting:
             raise KeyboardInterrupt
+
+    def _tell(self) -> None:
+        try:
+            self._on_first()
+        finally:
+            self._telling.release()

@@ -12,6 +12,9 @@ from idempo.demo.deliveries import Delivery
 _AHEAD: Final = 4
 """How many deliveries a worker may have before it: what bounds the memory, and how far a kill reaches back."""
 
+_LOOK_UP: Final = 0.2
+"""Seconds after which a wait begins anew: Python runs no signal handler for a Ctrl-C that came right before a wait."""
+
 
 class Workers:
     """Threads that handle deliveries side by side, duplicates of one event too.
@@ -26,7 +29,9 @@ class Workers:
 
     def __init__(self, handle: Callable[[Delivery], None], threads: int) -> None:
         self._handle = handle
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._landed = threading.Condition(lock)  # for whoever submits
+        self._submitted = threading.Condition(lock)  # for the threads
         self._queue: deque[Delivery | None] = deque()
         self._room = threads * _AHEAD
         self._in_flight: dict[str, tuple[bytes, int]] = {}  # event id: the payload's digest, how many deliveries
@@ -43,14 +48,13 @@ class Workers:
         Raises:
             BaseException: What ``handle`` raised.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._failure or self._may_come(delivery))
-            self._raise_failure()
+        with self._landed:
+            self._wait_until(lambda: self._may_come(delivery))
             _, others = self._in_flight.get(delivery.id, (delivery.digest, 0))
             self._in_flight[delivery.id] = (delivery.digest, others + 1)
             self._count += 1
             self._queue.append(delivery)
-            self._changed.notify_all()
+            self._submitted.notify()
 
     def finish(self) -> None:
         """Wait until everything submitted has been handled, and end the threads.
@@ -58,11 +62,10 @@ class Workers:
         Raises:
             BaseException: What ``handle`` raised.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._failure or self._count == 0)
+        with self._landed:
+            self._wait_until(lambda: self._count == 0)
             self._queue.extend([None] * len(self._threads))
-            self._changed.notify_all()
-            self._raise_failure()
+            self._submitted.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -70,30 +73,29 @@ class Workers:
         digest, _ = self._in_flight.get(delivery.id, (delivery.digest, 0))
         return self._count < self._room and digest == delivery.digest
 
-    def _raise_failure(self) -> None:
+    def _wait_until(self, fits: Callable[[], bool]) -> None:
+        while self._failure is None and not fits():
+            self._landed.wait(timeout=_LOOK_UP)
         if self._failure is not None:
             raise self._failure
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue)
+            with self._submitted:
+                self._submitted.wait_for(lambda: self._queue)
                 delivery = self._queue.popleft()
             if delivery is None:
                 return
             try:
                 self._handle(delivery)
             except BaseException as error:  # noqa: BLE001  # raised where the work is waited for
-                with self._changed:
+                with self._landed:
                     self._failure = error
-                    self._changed.notify_all()
+                    self._landed.notify()
                 return
-            self._landed(delivery)
-
-    def _landed(self, delivery: Delivery) -> None:
-        with self._changed:
-            digest, deliveries = self._in_flight.pop(delivery.id)
-            if deliveries > 1:
-                self._in_flight[delivery.id] = (digest, deliveries - 1)
-            self._count -= 1
-            self._changed.notify_all()
+            with self._landed:
+                digest, deliveries = self._in_flight.pop(delivery.id)
+                if deliveries > 1:
+                    self._in_flight[delivery.id] = (digest, deliveries - 1)
+                self._count -= 1
+                self._landed.notify()
