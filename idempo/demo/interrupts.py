@@ -72,7 +72,7 @@ class Interrupts:
         if again or self._waiting:
             raise KeyboardInterrupt
 
-    def _tell(self) -> None:
+    def _tell(self) -> None:  # pragma: no cover  # a thread that is not started by `threading` is not traced
         try:
             self._on_first()
         finally:
