@@ -29,7 +29,10 @@ html_copy_source = False
 # `Name` in a docstring is a reference to it, wherever it is documented.
 default_role = "any"
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r".*[\[\]'\"].*")]  # pieces of a type that stands in a list of attributes
+nitpick_ignore_regex = [
+    (r"py:.*", r".*[\[\]'\"].*"),  # pieces of a type that stands in a list of attributes
+    (r"py:class", r"(.*\.)?[PQRS]"),  # type variables
+]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

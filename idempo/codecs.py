@@ -118,7 +118,7 @@ class JsonCodec:
         """Return a codec that also keeps the classes in a return annotation, nested fields included.
 
         Args:
-            annotation: What `return_annotation` gives for the function.
+            annotation: What ``return_annotation`` gives for the function.
 
         Raises:
             TypeError: A value of that annotation cannot be kept; the text says which class, and where it was found.

@@ -48,7 +48,7 @@ class Operation:
 
     @property
     def result(self) -> Any:
-        """The value of the operation: the replayed one, or the one that `complete` was given; None before."""
+        """The value of the operation, whether it was replayed or ``complete`` was given it; None before."""
         return self._result
 
     def derive(self, name: str) -> str:

@@ -30,7 +30,7 @@ _R_co = TypeVar("_R_co", covariant=True)
 
 
 class _TakesFirst(Protocol[_S_contra, Q, _R_co]):
-    """A function with its first parameter told apart. (mypy does not solve one inside a Concatenate of `self`.)"""
+    """A function with its first parameter told apart: mypy does not solve one inside a Concatenate of ``self``."""
 
     def __call__(self, first: _S_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> _R_co: ...
 
@@ -62,8 +62,8 @@ class Guarded(Protocol[P, R]):
         """Count the events of this wrapper."""
         ...
 
-    # Under @staticmethod and @classmethod type checkers ask `__get__` too: a first parameter that takes the instance, or
-    # its class, is bound, and any other is a static method's own.
+    # Type checkers ask `__get__` under @staticmethod and @classmethod too: a first parameter that takes the instance,
+    # or its class, is bound, and any other is a static method's own.
     @overload
     def __get__(self: _TakesFirst[type[S], Q, R], instance: None, owner: type[S], /) -> Callable[Q, R]: ...
     @overload

@@ -64,7 +64,7 @@ assert_type(charge.options(wait=0)("o-1", amount=5), Receipt)
 assert_type(charge.forget("o-1", amount=5), bool)
 
 charge.key_for(7, amount=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-charge.nothing()  # type: ignore[attr-defined]  # pyright: ignore
+charge.nothing()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 # Methods
 
@@ -126,7 +126,7 @@ async def coroutines() -> None:
     assert_type(await till.ship("o-1"), Receipt)
     assert_type(place.key_for("o-1"), Key)
     await place(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    place("o-1").order_id  # type: ignore[attr-defined]  # pyright: ignore
+    place("o-1").order_id.upper()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 # Options
