@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -116,9 +116,9 @@ def test_a_table_is_a_plain_name(path: Path, table: str) -> None:
 def test_options_are_checked_when_the_store_is_made(path: Path) -> None:
     """A wrong one is a typed error, and no file is made."""
     with pytest.raises(TypeError, match="table must be a name"):
-        SqliteStore(path, table=7)  # type: ignore[arg-type]
+        SqliteStore(path, table=cast("Any", 7))
     with pytest.raises(ValueError, match="synchronous must be one of"):
-        SqliteStore(path, synchronous="OFF")  # type: ignore[arg-type]
+        SqliteStore(path, synchronous=cast("Any", "OFF"))
     with pytest.raises(ValueError, match="busy_timeout"):
         SqliteStore(path, busy_timeout=-1)
     assert not path.exists()
@@ -207,7 +207,8 @@ def test_a_killed_holder_leaves_doubt(path: Path) -> None:
     child = start(
         """
 store = SqliteStore(sys.argv[1])
-print(store.claim(Key("billing", "order-42"), owner="dead", fingerprint=None, lease=30, ttl=99).record.token, flush=True)
+claim = store.claim(Key("billing", "order-42"), owner="dead", fingerprint=None, lease=30, ttl=99)
+print(claim.record.token, flush=True)
 sys.stdin.readline()
 """,
         path,
@@ -232,7 +233,9 @@ def test_a_writer_killed_in_mid_transaction_holds_nothing(path: Path, store: Sql
 import sqlite3
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN IMMEDIATE")
-connection.execute("INSERT INTO idempo_records VALUES ('billing', 'order-42', 1, 'x', 1, 1, 'x', NULL, NULL, 1, 1, 1, 1)")
+connection.execute(
+    "INSERT INTO idempo_records VALUES ('billing', 'order-42', 1, 'x', 1, 1, 'x', NULL, NULL, 1, 1, 1, 1)"
+)
 print("ready", flush=True)
 sys.stdin.readline()
 """,

@@ -20,9 +20,10 @@ _Args = TypeVarTuple("_Args")
 class JoiningSqliteStore(Records):
     """Writes its record in the caller's own transaction: made by `SqliteStore.joining`.
 
-    Every call but `get` takes SQLite's write lock first, waiting as long as the *connection's* own time-out, so that a
-    concurrent duplicate is seen as it was committed. Nothing is retried here: a database that is locked, or that
-    changed since the transaction first read, is a StoreError, and the transaction must be rolled back and run again.
+    Making it takes SQLite's write lock, as does every call but `get`, waiting as long as the *connection's* own
+    time-out, so that a concurrent duplicate is seen as it was committed. Nothing is retried here: a database that is
+    locked, or that changed since the transaction first read, is a StoreError, and the transaction must be rolled back
+    and run again.
     """
 
     transactional: Final = True
@@ -59,20 +60,40 @@ class JoiningSqliteStore(Records):
         files = {name: file for _, name, file in connection.execute("PRAGMA database_list").fetchall()}
         if not files["main"] or os.path.realpath(files["main"]) != os.path.realpath(path):
             raise ValueError(f"the connection's main database is {files['main'] or 'in memory'}, not {path}")
-        if not self._table.exists(connection):
+        # The lock first: to look for the table is to read, and a transaction that has read before others wrote can only
+        # fail when it writes in its turn.
+        try:
+            self._table.lock(connection)
+        except sqlite3.Error as error:
+            if is_busy(error):
+                raise
             self._table.create(connection)
+        self._table.exists(connection)
 
     def _reading(self, work: Work[*_Args, _Result], *args: *_Args) -> _Result:
         connection = self._connection
-        factories = connection.row_factory, connection.text_factory
-        try:
-            if not connection.in_transaction:
-                raise ValueError(
-                    "the connection is in no transaction, so effect and record could not commit together: begin one "
-                    'with connection.execute("BEGIN IMMEDIATE"), and commit it after the call'
-                )
-            connection.row_factory, connection.text_factory = None, str
+        with self._joined(args):
             return work(connection, *args)
+
+    def _writing(self, work: Work[*_Args, _Result], *args: *_Args) -> _Result:
+        connection = self._connection
+        with self._joined(args):
+            # Once more, since a savepoint that was undone may have taken the lock with it.
+            self._table.lock(connection)
+            return work(connection, *args)
+
+    @contextmanager
+    def _joined(self, args: tuple[object, ...]) -> Iterator[None]:
+        connection = self._connection
+        if not connection.in_transaction:
+            raise ValueError(
+                "the connection is in no transaction, so effect and record could not commit together: begin one "
+                'with connection.execute("BEGIN IMMEDIATE"), and commit it after the call'
+            )
+        factories = connection.row_factory, connection.text_factory
+        connection.row_factory, connection.text_factory = None, str
+        try:
+            yield
         except sqlite3.Error as error:
             if is_busy(error):
                 raise StoreError(
@@ -81,11 +102,6 @@ class JoiningSqliteStore(Records):
             raise translated(error, "the transaction that was joined", args) from error
         finally:
             connection.row_factory, connection.text_factory = factories
-
-    def _writing(self, work: Work[*_Args, _Result], *args: *_Args) -> _Result:
-        # Before anything is read: a transaction that reads first and then finds that another has written can only fail.
-        self._reading(self._table.lock)
-        return self._reading(work, *args)
 
 
 def _execute(connection: sqlite3.Connection, statement: str) -> None:

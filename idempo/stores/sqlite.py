@@ -162,8 +162,9 @@ class SqliteStore(Records):
     def joining(self, connection: sqlite3.Connection) -> JoiningSqliteStore:
         """Return a store that writes its record in the transaction that is open on the caller's connection.
 
-        Effect and record then commit or roll back together. Make one per transaction. Where the table is not there
-        yet, it is made in that transaction.
+        Effect and record then commit or roll back together. Make one per transaction, as its first
+        step: it takes SQLite's write lock, waiting as long as the connection's own time-out, so that what a concurrent
+        duplicate commits is seen. Where the table is not there yet, it is made in that transaction.
 
         Args:
             connection: A connection to this store's file, in a transaction.
