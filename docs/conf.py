@@ -27,11 +27,11 @@ html_title = f"idempo {release}"
 html_copy_source = False
 
 # `Name` in a docstring is a reference to it, wherever it is documented.
-default_role = "any"
+default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r".*[\[\]'\"].*"),  # pieces of a type that stands in a list of attributes
-    (r"py:class", r"(.*\.)?[PQRS]"),  # type variables
+    (r"py:(class|obj)", r"(.*[.~])?[PQRS]"),  # type variables
 ]
 
 autodoc_member_order = "bysource"
@@ -55,11 +55,10 @@ def resolve(
     so is the standard library: the pages build without the network. But a name of it must exist.
     """
     target: str = node["reftarget"]
-    module, _, name = target.rpartition(".")
     if "._" in f".{target}":
         return contnode
-    if not module or module.startswith("idempo"):
-        python = env.domains["py"]
+    python = env.domains["py"]
+    for name in (target, target.rpartition(".")[2] if target.startswith("idempo.") else target):
         documented = {full for full, entry in python.objects.items() if full.endswith(f".{name}") and not entry.aliased}
         if len(documented) == 1:
             return python.resolve_xref(env, node["refdoc"], app.builder, "obj", documented.pop(), node, contnode)

@@ -77,7 +77,7 @@ class Guarded(Protocol[P, R]):
 
 
 class Decorator(Protocol):
-    """What `idempotent` returns when it is given options."""
+    """What ``idempotent`` returns when it is given options."""
 
     def __call__(self, fn: Callable[P, R], /) -> Guarded[P, R]:
         """Return the function guarded."""

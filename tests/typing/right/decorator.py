@@ -152,7 +152,7 @@ idempotent(key="order_id", ttl="1h")  # type: ignore[call-overload]  # pyright: 
 idempotent(in_doubt="perhaps")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 idempotent(tll=60)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 idempotent(store=object())  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-idempotent("order_id")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+idempotent("order_id")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 Idempotency(wait="1h")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Idempotency(tll=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 Idempotency(MemoryStore(on_full="panic"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
