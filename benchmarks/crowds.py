@@ -120,13 +120,12 @@ def guard_with_idempo(charge: Callable[..., Any]) -> Call:
 
 def crowd_figures(size: Size) -> Iterator[Figure]:
     """Measure duplicates that come all at once."""
-    rounds = max(size.rounds // 2, 2)
     turns = take_turns(
         {
             "idempo": lambda: tasks_on_one_key(size.tasks),
             "one shared future": lambda: tasks_on_one_future(size.tasks),
         },
-        rounds,
+        size.crowds,
         collector=True,
     )
     yield turns.figure(f"{size.tasks:,} tasks on one key", "idempo", "one shared future", 1.8)
@@ -135,7 +134,7 @@ def crowd_figures(size: Size) -> Iterator[Figure]:
         crowd = partial(threads_on_keys, threads=size.threads, calls=size.calls_per_thread, keys=keys)
         turns = take_turns(
             {"idempo": partial(crowd, guard_with_idempo), "the floor": partial(crowd, by_hand)},
-            size.rounds,
+            size.crowds,
             collector=True,
         )
         name = f"{size.threads} threads × {size.calls_per_thread} calls on {what}"

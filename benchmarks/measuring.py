@@ -20,8 +20,9 @@ class Size:
     """How much is measured.
 
     Attributes:
-        rounds: How many turns everything takes.
+        rounds: How many turns single calls take: many short ones, since what disturbs a machine lasts longer.
         calls: Calls per turn.
+        crowds: How many turns the crowds take.
         tasks: Tasks that share one key.
         threads: Threads at once.
         calls_per_thread: Calls that each of them makes.
@@ -29,11 +30,12 @@ class Size:
         many: Records in the large one.
         kept: Records whose memory is measured.
         starts: How often an interpreter is started to measure an import.
-        rows: Rows written and read per turn, on SQLite.
+        rows: Rows written per turn, on SQLite.
     """
 
     rounds: int
     calls: int
+    crowds: int
     tasks: int
     threads: int
     calls_per_thread: int
@@ -45,8 +47,9 @@ class Size:
 
 
 FULL = Size(
-    rounds=15,
-    calls=1_000,
+    rounds=151,
+    calls=100,
+    crowds=15,
     tasks=10_000,
     threads=64,
     calls_per_thread=200,
@@ -54,11 +57,12 @@ FULL = Size(
     many=1_000_000,
     kept=200_000,
     starts=41,
-    rows=300,
+    rows=20,
 )
 QUICK = Size(
     rounds=2,
     calls=20,
+    crowds=2,
     tasks=50,
     threads=4,
     calls_per_thread=5,

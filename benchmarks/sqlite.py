@@ -19,10 +19,10 @@ FINGERPRINT: Final = bytes(range(33))
 OUTCOME: Final = b"x" * 80
 LEASE: Final = 15.0
 TTL: Final = 24 * 60 * 60.0
-NAMESPACE: Final = "benchmarks"
 
-Claim: TypeAlias = Callable[[str, str], bool]
-Complete: TypeAlias = Callable[[str, str], bool]
+Claim: TypeAlias = Callable[[Key, str], bytes | None]
+"""Claims a key for an owner; returns the outcome that stands there already, or None once it is claimed."""
+Complete: TypeAlias = Callable[[Key, str], bool]
 
 _CREATE: Final = """
 CREATE TABLE by_hand (
@@ -57,23 +57,31 @@ def by_hand(path: Path) -> tuple[Claim, Complete]:
     connection.execute(_CREATE)
     connection.execute("CREATE INDEX by_hand_expires ON by_hand (expires)")
 
-    def claim(key: str, owner: str) -> bool:
+    def claim(key: Key, owner: str) -> bytes | None:
         now = time.time_ns() // 1000
-        rows = connection.execute(_SELECT, (NAMESPACE, key)).fetchall()
+        rows = connection.execute(_SELECT, (key.namespace, key.value)).fetchall()
         if rows:
-            return False
+            _, state, _, _, _, fingerprint, outcome, _, expires, _, _ = rows[0]
+            if state == "completed" and expires > now and fingerprint == FINGERPRINT:
+                assert isinstance(outcome, bytes)
+                return outcome
+            raise AssertionError(f"{key} is {state}")
         lease_ends = now + int(LEASE * 1e6)
         expires = lease_ends + int(TTL * 1e6)
-        values = (NAMESPACE, key, 1, "running", 1, now, owner, FINGERPRINT, None, lease_ends, expires, 1, 0)
-        return connection.execute(_INSERT, values).rowcount == 1
+        values = (key.namespace, key.value, 1, "running", 1, now, owner, FINGERPRINT, None, lease_ends, expires, 1, 0)
+        if connection.execute(_INSERT, values).rowcount != 1:
+            raise AssertionError(f"{key} was taken meanwhile")
+        return None
 
-    def complete(key: str, owner: str) -> bool:
+    def complete(key: Key, owner: str) -> bool:
         now = time.time_ns() // 1000
-        (row,) = connection.execute(_SELECT, (NAMESPACE, key)).fetchall()
-        token, revision = row[3], row[9]
+        (row,) = connection.execute(_SELECT, (key.namespace, key.value)).fetchall()
+        _, state, attempt, token, holder, fingerprint, _, _, _, revision, _ = row
+        if state != "running" or holder != owner:
+            return False
         expires = now + int(TTL * 1e6)
-        values = (1, "completed", 1, token, owner, FINGERPRINT, OUTCOME, None, expires, revision + 1, 0)
-        return connection.execute(_UPDATE, (*values, NAMESPACE, key, token, revision)).rowcount == 1
+        values = (1, "completed", attempt, token, owner, fingerprint, OUTCOME, None, expires, revision + 1, 0)
+        return connection.execute(_UPDATE, (*values, key.namespace, key.value, token, revision)).rowcount == 1
 
     return claim, complete
 
@@ -82,54 +90,58 @@ def by_store(path: Path) -> tuple[Claim, Complete]:
     """Return claim and complete of a `SqliteStore`."""
     store = SqliteStore(path)
 
-    def claim(key: str, owner: str) -> bool:
-        claimed = store.claim(Key(NAMESPACE, key), owner=owner, fingerprint=FINGERPRINT, lease=LEASE, ttl=TTL)
-        return claimed.acquired
+    def claim(key: Key, owner: str) -> bytes | None:
+        claimed = store.claim(key, owner=owner, fingerprint=FINGERPRINT, lease=LEASE, ttl=TTL)
+        return None if claimed.acquired else claimed.record.outcome
 
-    def complete(key: str, owner: str) -> bool:
-        return store.complete(Key(NAMESPACE, key), owner=owner, outcome=OUTCOME, ttl=TTL)
+    def complete(key: Key, owner: str) -> bool:
+        return store.complete(key, owner=owner, outcome=OUTCOME, ttl=TTL)
 
     return claim, complete
 
 
-def writing(claim: Claim, complete: Complete, rows: int) -> Callable[[], float]:
-    """Return the turn that claims and completes so many new keys, timed for one of them."""
-
-    def turn() -> float:
-        keys = [f"order-{next(_numbers):010d}" for _ in range(rows)]
-        start = perf_counter()
-        for key in keys:
-            if not (claim(key, "an owner") and complete(key, "an owner")):
-                raise AssertionError(f"{key} was not new")
-        return (perf_counter() - start) / rows
-
-    return turn
+def new_keys(how_many: int) -> list[Key]:
+    """Return keys that were never used before."""
+    return [Key("benchmarks", f"order-{next(_numbers):010d}") for _ in range(how_many)]
 
 
-def replaying(claim: Claim, complete: Complete, rows: int) -> Callable[[], float]:
-    """Return the turn that claims so many completed keys, timed for one of them."""
-    keys = [f"order-{next(_numbers):010d}" for _ in range(rows)]
+def time_writes(claim: Claim, complete: Complete, keys: list[Key]) -> float:
+    """Return the seconds that claim and completion of one key take together."""
+    start = perf_counter()
     for key in keys:
-        claim(key, "an owner")
-        complete(key, "an owner")
+        if claim(key, "an owner") is not None or not complete(key, "an owner"):
+            raise AssertionError(f"{key} was not new")
+    return (perf_counter() - start) / len(keys)
 
-    def turn() -> float:
-        start = perf_counter()
-        for key in keys:
-            if claim(key, "another owner"):
-                raise AssertionError(f"{key} was not completed")
-        return (perf_counter() - start) / rows
 
-    return turn
+def time_replays(claim: Claim, keys: list[Key]) -> float:
+    """Return the seconds that the claim of one completed key takes."""
+    start = perf_counter()
+    for key in keys:
+        if claim(key, "another owner") != OUTCOME:
+            raise AssertionError(f"{key} was not completed")
+    return (perf_counter() - start) / len(keys)
 
 
 def sqlite_figures(size: Size) -> Iterator[Figure]:
     """Measure the store's two hot paths against plain statements, on files side by side."""
+    ours, base = "SqliteStore", "the same SQL by hand"
     with TemporaryDirectory() as folder:
-        sides = {
-            "SqliteStore": by_store(Path(folder, "store.db")),
-            "the same SQL by hand": by_hand(Path(folder, "hand.db")),
-        }
-        for name, kind in (("SqliteStore replay", replaying), ("SqliteStore claim + complete", writing)):
-            turns = take_turns({side: kind(*pair, size.rows) for side, pair in sides.items()}, size.rounds)
-            yield turns.figure(name, "SqliteStore", "the same SQL by hand", 1.6)
+        claim, complete = by_store(Path(folder, "store.db"))
+        claim_by_hand, complete_by_hand = by_hand(Path(folder, "hand.db"))
+        completed = new_keys(size.calls)
+        time_writes(claim, complete, completed)
+        time_writes(claim_by_hand, complete_by_hand, completed)
+        replays = take_turns(
+            {ours: lambda: time_replays(claim, completed), base: lambda: time_replays(claim_by_hand, completed)},
+            size.rounds,
+        )
+        writes = take_turns(
+            {
+                ours: lambda: time_writes(claim, complete, new_keys(size.rows)),
+                base: lambda: time_writes(claim_by_hand, complete_by_hand, new_keys(size.rows)),
+            },
+            size.rounds,
+        )
+    yield replays.figure("SqliteStore replay", ours, base, 1.6)
+    yield writes.figure("SqliteStore claim + complete", ours, base, 1.6)

@@ -26,8 +26,8 @@ from benchmarks.imports import import_once
 from benchmarks.measuring import Figure
 from benchmarks.memory import measure
 from benchmarks.single_calls import new_orders
+from benchmarks.sqlite import OUTCOME, by_store, new_keys
 from benchmarks.sqlite import by_hand as sql_by_hand
-from benchmarks.sqlite import by_store
 from idempo import FingerprintMismatchError, fingerprint
 
 _PEERS = list(peers().present.values())
@@ -140,8 +140,9 @@ def test_sqlite(benchmark: Any, side: Callable[[Path], Any], tmp_path: Path) -> 
     claim, complete = side(tmp_path / "records.db")
 
     def claim_and_complete() -> bool:
-        ((order_id, *_),) = new_orders(1)
-        return claim(order_id, "an owner") and complete(order_id, "an owner") and not claim(order_id, "another")
+        (key,) = new_keys(1)
+        claimed = claim(key, "an owner") is None
+        return claimed and complete(key, "an owner") and claim(key, "another owner") == OUTCOME
 
     assert benchmark(claim_and_complete)
 
@@ -159,11 +160,12 @@ def test_the_sql_by_hand_is_the_stores(tmp_path: Path, monkeypatch: pytest.Monke
         statements: list[str] = []
         monkeypatch.setattr(sqlite3, "connect", connect_traced)
         claim, complete = {"store": by_store, "hand": sql_by_hand}[side](tmp_path / f"{side}.db")
-        claim("warm", "an owner")
+        first, second = new_keys(2)
+        claim(first, "an owner")  # makes the table
         statements.clear()
-        claim("order-0000000042", "an owner")
-        complete("order-0000000042", "an owner")
-        claim("order-0000000042", "another owner")
+        claim(second, "an owner")
+        complete(second, "an owner")
+        claim(second, "another owner")
         return [statement.split(" ", 1)[0] for statement in statements]
 
     assert traced("store") == traced("hand") == ["SELECT", "INSERT", "SELECT", "UPDATE", "SELECT"]
