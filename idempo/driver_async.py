@@ -20,7 +20,7 @@ from idempo.errors import (
     StoreError,
     StoreFullError,
 )
-from idempo.flights import Failure, Flight, Id, Phase, new_owner
+from idempo.flights import LEAD, Failure, Flight, Id, Phase, new_owner
 from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, loop_renewer, shielded
 from idempo.operation import _current, inside, operation_of
@@ -76,7 +76,7 @@ class AsyncDriver:
                 _current.reset(reset)
             return await self.complete(flight)
         except BaseException as error:
-            if flight.phase is not Phase.ENDED:
+            if not flight.over:
                 await self.settle(flight, error)
             raise
 
@@ -84,16 +84,20 @@ class AsyncDriver:
 
     async def enter(self, flight: Flight) -> answers.Replayed | None:
         """Claim the key: None when it is ours to run, else what a duplicate is given."""
-        terms, started, waited = self._terms, time.monotonic(), False
+        terms, started, waited, told = self._terms, time.monotonic(), False, False
         deadline = started + terms.policy.wait
         while True:
             found = self._hub.flights.seat(flight, time.monotonic())
             if found is not flight and not self._claims_for_itself(flight, found):
                 waited = True
                 end = await self._join(flight, found, started, deadline)
+                if end is LEAD:
+                    return await self._lead(flight, started, deadline, waited=not told)
                 if end is None:
                     continue
-                terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
+                if not told:
+                    terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
+                    told = True
                 if isinstance(end, Failure):
                     flight.phase = Phase.ENDED
                     raise end.raised()
@@ -101,10 +105,7 @@ class AsyncDriver:
                 if answer is not None:
                     return answer
                 continue
-            answer = await self._lead(flight, started, deadline)
-            if answer is not None and waited:
-                terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
-            return answer
+            return await self._lead(flight, started, deadline, waited=waited and not told)
 
     def _claims_for_itself(self, flight: Flight, found: Flight) -> bool:
         if found.end is not None:
@@ -130,17 +131,22 @@ class AsyncDriver:
         if found.phase is Phase.RUNNING:
             until = min(until, found.stands_until)
         alarm = loop.call_later(max(0.0, until - time.monotonic()), _wake, woken)
-        leads = False
+        successor = None
         try:
             await woken
+            if time.monotonic() < deadline:
+                successor = flight
         finally:
             alarm.cancel()
-            leads = self._hub.flights.leave(room, group, woken)
+            leads = self._hub.flights.leave(room, group, woken, successor)
         if room.end is not None:
             return room.end if isinstance(room.end, Record | Failure) else None
-        if not leads and room.leader is not None and time.monotonic() >= deadline:
+        if leads:
+            return LEAD
+        if time.monotonic() >= deadline:
             flight.phase = Phase.ENDED
-            raise answers.in_progress(self._terms, flight.key, room.leader.attempt, time.monotonic() - started)
+            attempt = 0 if room.leader is None else room.leader.attempt
+            raise answers.in_progress(self._terms, flight.key, attempt, time.monotonic() - started)
         return None
 
     def _given(self, flight: Flight, claim: Claim) -> answers.Replayed | None:
@@ -156,11 +162,11 @@ class AsyncDriver:
             raise answers.refusal(self._terms, flight.key, do, record)
         return None
 
-    async def _lead(self, flight: Flight, started: float, deadline: float) -> answers.Replayed | None:
+    async def _lead(self, flight: Flight, started: float, deadline: float, *, waited: bool) -> answers.Replayed | None:
         """Claim, and wait for calls elsewhere, until the key is ours or its outcome is known."""
         terms, flights = self._terms, self._hub.flights
         take_over: bool | str = terms.take_over
-        waited, polls = False, 0
+        polls = 0
         while True:
             claim = await self._claim(flight, take_over)
             if claim is None:
@@ -181,7 +187,6 @@ class AsyncDriver:
                 flight.phase = Phase.WAITING
                 if time.monotonic() >= deadline:
                     flights.vacate(flight)
-                    flight.phase = Phase.ENDED
                     raise answers.in_progress(terms, flight.key, record.attempt, time.monotonic() - started)
                 waited, polls = True, polls + 1
                 await self._wait(flight, record, deadline, polls)
@@ -373,7 +378,7 @@ class AsyncDriver:
         except IdempotencyError:
             pass  # told; the original is what is raised
         finally:
-            if flight.phase is not Phase.ENDED:
+            if not flight.over:
                 if isinstance(error, Exception):
                     self._hub.flights.finish(flight, Failure(error))
                 else:

@@ -18,7 +18,7 @@ from idempo.errors import (
     StoreError,
     StoreFullError,
 )
-from idempo.flights import Failure, Flight, Id, Phase, ThreadGroup, new_owner
+from idempo.flights import LEAD, Failure, Flight, Id, Phase, ThreadGroup, new_owner
 from idempo.hub import hub_of
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
@@ -68,7 +68,7 @@ class SyncDriver:
                 _current.reset(reset)
             return self.complete(flight)
         except BaseException as error:
-            if flight.phase is not Phase.ENDED:
+            if not flight.over:
                 self.settle(flight, error)
             raise
 
@@ -76,16 +76,20 @@ class SyncDriver:
 
     def enter(self, flight: Flight) -> answers.Replayed | None:
         """Claim the key: None when it is ours to run, else what a duplicate is given."""
-        terms, started, waited = self._terms, time.monotonic(), False
+        terms, started, waited, told = self._terms, time.monotonic(), False, False
         deadline = started + terms.policy.wait
         while True:
             found = self._hub.flights.seat(flight, time.monotonic())
             if found is not flight and not self._claims_for_itself(flight, found):
                 waited = True
                 end = self._join(flight, found, started, deadline)
+                if end is LEAD:
+                    return self._lead(flight, started, deadline, waited=not told)
                 if end is None:
                     continue
-                terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
+                if not told:
+                    terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
+                    told = True
                 if isinstance(end, Failure):
                     flight.phase = Phase.ENDED
                     raise end.raised()
@@ -93,10 +97,7 @@ class SyncDriver:
                 if answer is not None:
                     return answer
                 continue
-            answer = self._lead(flight, started, deadline)
-            if answer is not None and waited:
-                terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
-            return answer
+            return self._lead(flight, started, deadline, waited=waited and not told)
 
     def _claims_for_itself(self, flight: Flight, found: Flight) -> bool:
         if found.end is not None:
@@ -116,26 +117,26 @@ class SyncDriver:
         if joined is None:
             return None
         room, group = joined
-        leads = False
+        successor = None
         try:
-            while room.end is None and room.leader is not None:
-                now = time.monotonic()
-                until = deadline
-                if room.leader.phase is Phase.RUNNING:
-                    until = min(until, room.leader.stands_until)
-                if now >= deadline:
+            while room.end is None and (leader := room.leader) is not None:
+                until = min(deadline, leader.stands_until) if leader.phase is Phase.RUNNING else deadline
+                if (now := time.monotonic()) >= until:
                     break
-                if now >= until or woken.wait(until - now):
-                    woken.clear()
-                    if now >= until:
-                        return None
+                woken.wait(until - now)
+                woken.clear()
+            if time.monotonic() < deadline:
+                successor = flight
         finally:
-            leads = self._hub.flights.leave(room, group, woken)
+            leads = self._hub.flights.leave(room, group, woken, successor)
         if room.end is not None:
             return room.end if isinstance(room.end, Record | Failure) else None
-        if not leads and room.leader is not None and time.monotonic() >= deadline:
+        if leads:
+            return LEAD
+        if time.monotonic() >= deadline:
             flight.phase = Phase.ENDED
-            raise answers.in_progress(self._terms, flight.key, room.leader.attempt, time.monotonic() - started)
+            attempt = 0 if room.leader is None else room.leader.attempt
+            raise answers.in_progress(self._terms, flight.key, attempt, time.monotonic() - started)
         return None
 
     def _given(self, flight: Flight, claim: Claim) -> answers.Replayed | None:
@@ -151,11 +152,11 @@ class SyncDriver:
             raise answers.refusal(self._terms, flight.key, do, record)
         return None
 
-    def _lead(self, flight: Flight, started: float, deadline: float) -> answers.Replayed | None:
+    def _lead(self, flight: Flight, started: float, deadline: float, *, waited: bool) -> answers.Replayed | None:
         """Claim, and wait for calls elsewhere, until the key is ours or its outcome is known."""
         terms, flights = self._terms, self._hub.flights
         take_over: bool | str = terms.take_over
-        waited, polls = False, 0
+        polls = 0
         while True:
             claim = self._claim(flight, take_over)
             if claim is None:
@@ -176,7 +177,6 @@ class SyncDriver:
                 flight.phase = Phase.WAITING
                 if time.monotonic() >= deadline:
                     flights.vacate(flight)
-                    flight.phase = Phase.ENDED
                     raise answers.in_progress(terms, flight.key, record.attempt, time.monotonic() - started)
                 waited, polls = True, polls + 1
                 self._wait(flight, record, deadline, polls)
@@ -341,7 +341,7 @@ class SyncDriver:
         except IdempotencyError:
             pass  # told; the original is what is raised
         finally:
-            if flight.phase is not Phase.ENDED:
+            if not flight.over:
                 if isinstance(error, Exception):
                     self._hub.flights.finish(flight, Failure(error))
                 else:

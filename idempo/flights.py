@@ -56,6 +56,14 @@ class _LookAgain(enum.Enum):
     LOOK_AGAIN = "look again"
 
 
+class _Lead(enum.Enum):
+    LEAD = "lead"
+
+
+LEAD: Final = _Lead.LEAD
+"""What a waiter is told that took the lead of those it waited with."""
+
+
 LOOK_AGAIN: Final = _LookAgain.LOOK_AGAIN
 """The end of a flight that tells its waiters nothing but to ask the store themselves."""
 
@@ -147,6 +155,11 @@ class Flight:
     def attempt(self) -> int:
         """The attempt that this flight's claim is, 0 while unknown."""
         return 0 if self.record is None else self.record.attempt
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do for this flight: it has ended, or left its place to the next."""
+        return self.phase is Phase.ENDED or self.phase is Phase.VACANT
 
     @property
     def forked(self) -> bool:

@@ -11,7 +11,7 @@ from idempo import answers
 from idempo.driver_sync import SyncDriver
 from idempo.errors import InProgressError
 from idempo.fingerprint import Fingerprinter
-from idempo.flights import Flight, Phase, new_owner
+from idempo.flights import Flight, new_owner
 from idempo.keys import (
     ALL_ARGUMENTS,
     EVERYTHING,
@@ -175,10 +175,10 @@ class Idempotency:
                 yield block
             finally:
                 _current.reset(reset)
-            if flight.phase is not Phase.ENDED:
+            if not flight.over:
                 block.complete(None)
         except BaseException as error:
-            if flight.phase is not Phase.ENDED:
+            if not flight.over:
                 driver.settle(flight, error)
             raise
 

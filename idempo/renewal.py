@@ -146,8 +146,8 @@ class Renewer:
     def _work(self) -> None:
         idle_at = time.monotonic() + _IDLE
         while True:
-            # Never before the scan, or a flight added behind it would not sound the alarm.
-            self._alarm = -math.inf
+            # Set to never before the scan: every flight that is added behind it then sounds the alarm.
+            self._alarm = math.inf
             now = time.monotonic()
             for flight in self._schedule.due(now):
                 self._renew(flight)

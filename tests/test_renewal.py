@@ -1,0 +1,64 @@
+"""Renewal: leases stand while functions run."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from idempo import Idempotency, Key, MemoryStore
+from idempo.flights import Flight
+from idempo.renewal import Renewer
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Asked(MemoryStore):
+    """A memory store that says when it was asked to renew a key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renewed = threading.Event()
+
+    def renew(self, key: Key, *, owner: str, lease: float, ttl: float) -> bool:
+        """See `Store.renew`."""
+        answer = super().renew(key, owner=owner, lease=lease, ttl=ttl)
+        self.renewed.set()
+        return answer
+
+
+def test_a_running_function_keeps_its_key_beyond_its_first_lease() -> None:
+    """Behaviour 20."""
+    store = Asked()
+    guard = Idempotency(store, lease=0.15)
+
+    def long() -> Any:
+        started = time.monotonic()
+        while time.monotonic() - started < 0.5:
+            store.renewed.clear()
+            assert store.renewed.wait(5)
+        return store.get(Key("default", "k"))
+
+    record = guard.run("k", long)
+    assert record.attempt == 1
+    assert record.lease_left > 0
+
+
+def test_a_call_that_is_added_while_the_renewer_scans_is_renewed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 20: at whatever point of its round the renewer is, it hears of a new call."""
+    renewer = Renewer(lambda flight: None, lambda flight: None)
+    alarms: list[float] = []
+    due = type(renewer._schedule).due
+
+    def scan(schedule: Any, now: float) -> list[Flight]:
+        alarms.append(renewer._alarm)
+        return due(schedule, now)
+
+    monkeypatch.setattr(type(renewer._schedule), "due", scan)
+    renewer._wake()
+    while not alarms:
+        time.sleep(0)
+    # Whatever is due sooner than the alarm wakes the renewer: during a scan that must be everything.
+    assert alarms[0] == math.inf
