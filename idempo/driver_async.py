@@ -20,7 +20,7 @@ from idempo.errors import (
     StoreError,
     StoreFullError,
 )
-from idempo.flights import LEAD, Failure, Flight, Id, Phase, new_owner
+from idempo.flights import Failure, Flight, Id, Phase, new_owner
 from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, loop_renewer, shielded
 from idempo.operation import _current, inside, operation_of
@@ -91,8 +91,6 @@ class AsyncDriver:
             if found is not flight and not self._claims_for_itself(flight, found):
                 waited = True
                 end = await self._join(flight, found, started, deadline)
-                if end is LEAD:
-                    return await self._lead(flight, started, deadline, waited=not told)
                 if end is None:
                     continue
                 if not told:
@@ -142,7 +140,7 @@ class AsyncDriver:
         if room.end is not None:
             return room.end if isinstance(room.end, Record | Failure) else None
         if leads:
-            return LEAD
+            return None
         if time.monotonic() >= deadline:
             flight.phase = Phase.ENDED
             attempt = 0 if room.leader is None else room.leader.attempt

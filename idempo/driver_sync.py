@@ -18,7 +18,7 @@ from idempo.errors import (
     StoreError,
     StoreFullError,
 )
-from idempo.flights import LEAD, Failure, Flight, Id, Phase, ThreadGroup, new_owner
+from idempo.flights import Failure, Flight, Id, Phase, ThreadGroup, new_owner
 from idempo.hub import hub_of
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
@@ -83,8 +83,6 @@ class SyncDriver:
             if found is not flight and not self._claims_for_itself(flight, found):
                 waited = True
                 end = self._join(flight, found, started, deadline)
-                if end is LEAD:
-                    return self._lead(flight, started, deadline, waited=not told)
                 if end is None:
                     continue
                 if not told:
@@ -132,7 +130,7 @@ class SyncDriver:
         if room.end is not None:
             return room.end if isinstance(room.end, Record | Failure) else None
         if leads:
-            return LEAD
+            return None
         if time.monotonic() >= deadline:
             flight.phase = Phase.ENDED
             attempt = 0 if room.leader is None else room.leader.attempt

@@ -56,14 +56,6 @@ class _LookAgain(enum.Enum):
     LOOK_AGAIN = "look again"
 
 
-class _Lead(enum.Enum):
-    LEAD = "lead"
-
-
-LEAD: Final = _Lead.LEAD
-"""What a waiter is told that took the lead of those it waited with."""
-
-
 LOOK_AGAIN: Final = _LookAgain.LOOK_AGAIN
 """The end of a flight that tells its waiters nothing but to ask the store themselves."""
 

@@ -7,12 +7,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from idempo import Idempotency, Key, MemoryStore
-from idempo.flights import Flight
-from idempo.renewal import Renewer
+import pytest
+
+from idempo import Idempotency, Key, LeaseLostError, MemoryStore, current_operation
+from idempo.hub import hub_of
+from idempo.renewal import Renewer, Schedule
 
 if TYPE_CHECKING:
-    import pytest
+    from idempo.flights import Flight
 
 
 class Asked(MemoryStore):
@@ -62,3 +64,42 @@ def test_a_call_that_is_added_while_the_renewer_scans_is_renewed_in_time(monkeyp
         time.sleep(0)
     # Whatever is due sooner than the alarm wakes the renewer: during a scan that must be everything.
     assert alarms[0] == math.inf
+
+
+def test_a_renewal_that_was_refused_tells_the_function_those_who_joined_and_the_observers() -> None:
+    """Behaviour 24."""
+    store = MemoryStore()
+    events: list[str] = []
+    lost: list[Flight] = []
+    guard = Idempotency(store, observers=[lambda event: events.append(event.kind.value)])
+    schedule = Schedule(lost.append, lambda flight: None)
+
+    def effect() -> None:
+        flight = hub_of(store).flights.leading(("default", "k"))
+        assert flight is not None
+        current_operation().ensure_held()
+        schedule.add(flight)
+        schedule.answered(flight, time.monotonic(), False)
+        assert lost == [flight]
+        with pytest.raises(LeaseLostError):
+            current_operation().ensure_held()
+
+    guard.run("k", effect)
+    assert events == ["lease_lost", "executed"]
+
+
+def test_an_answer_that_comes_after_the_function_ended_changes_nothing() -> None:
+    """Behaviour 20: a renewal that the outcome overtook is refused by the store, and that is no loss."""
+    store = MemoryStore()
+    lost: list[Flight] = []
+    schedule = Schedule(lost.append, lambda flight: None)
+
+    def effect() -> None:
+        flight = hub_of(store).flights.leading(("default", "k"))
+        assert flight is not None
+        schedule.add(flight)
+        schedule.remove(flight)
+        schedule.answered(flight, time.monotonic(), False)
+
+    Idempotency(store).run("k", effect)
+    assert lost == []
