@@ -20,7 +20,7 @@ _Args = TypeVarTuple("_Args")
 class JoiningSqliteStore(Records):
     """Writes its record in the caller's own transaction: made by `SqliteStore.joining`.
 
-    Making it takes SQLite's write lock, as does every call but `get`, waiting as long as the *connection's* own
+    Making it takes SQLite's write lock, as does every call but ``get``, waiting as long as the *connection's* own
     time-out, so that a concurrent duplicate is seen as it was committed. Nothing is retried here: a database that is
     locked, or that changed since the transaction first read, is a StoreError, and the transaction must be rolled back
     and run again.
