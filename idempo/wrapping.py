@@ -35,10 +35,10 @@ class _TakesFirst(Protocol[_S_contra, Q, _R_co]):
     def __call__(self, first: _S_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> _R_co: ...
 
 
-class Guarded(Protocol[P, R]):
+class Guarded(Protocol[P, _R_co]):
     """A guarded function: the function's own signature, and what can be asked of its keys."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> _R_co:
         """Run the function once for its key, or give the first outcome."""
         ...
 
@@ -54,7 +54,7 @@ class Guarded(Protocol[P, R]):
         """Forget the call with these arguments; InProgressError for a live claim unless forced."""
         ...
 
-    def options(self, **changes: Any) -> Guarded[P, R]:
+    def options(self, **changes: Any) -> Guarded[P, _R_co]:
         """Return a new wrapper with these options changed, on the same store."""
         ...
 
@@ -65,15 +65,15 @@ class Guarded(Protocol[P, R]):
     # Type checkers ask `__get__` under @staticmethod and @classmethod too: a first parameter that takes the instance,
     # or its class, is bound, and any other is a static method's own.
     @overload
-    def __get__(self: _TakesFirst[type[S], Q, R], instance: None, owner: type[S], /) -> Callable[Q, R]: ...
+    def __get__(self: _TakesFirst[type[S], Q, _R_co], instance: None, owner: type[S], /) -> Callable[Q, _R_co]: ...
     @overload
-    def __get__(self, instance: None, owner: Any, /) -> Guarded[P, R]: ...
+    def __get__(self, instance: None, owner: Any, /) -> Guarded[P, _R_co]: ...
     @overload
-    def __get__(self: _TakesFirst[type[S], Q, R], instance: S, owner: Any, /) -> Callable[Q, R]: ...
+    def __get__(self: _TakesFirst[type[S], Q, _R_co], instance: S, owner: Any, /) -> Callable[Q, _R_co]: ...
     @overload
-    def __get__(self: _TakesFirst[S, Q, R], instance: S, owner: Any, /) -> Callable[Q, R]: ...
+    def __get__(self: _TakesFirst[S, Q, _R_co], instance: S, owner: Any, /) -> Callable[Q, _R_co]: ...
     @overload
-    def __get__(self, instance: object, owner: Any, /) -> Guarded[P, R]: ...
+    def __get__(self, instance: object, owner: Any, /) -> Guarded[P, _R_co]: ...
 
 
 class Decorator(Protocol):
@@ -103,7 +103,8 @@ def make_terms(
     Raises:
         TypeError: The store or codec is none, the codec is unsafe in this store, or it cannot keep what is returned.
     """
-    if not isinstance(store, Store | AsyncStore):
+    given: object = store  # a caller without a type checker can give anything; both protocols have the same names
+    if not isinstance(given, Store):
         raise TypeError(f"store must have the six methods of idempo.Store, and {type(store).__name__} has not")
     if codec is None:
         codec = getattr(store, "default_codec", None) or JsonCodec()
