@@ -89,6 +89,10 @@ def is_async(store: object) -> bool:
     return inspect.iscoroutinefunction(getattr(store, "claim", None))
 
 
+def _is_store(store: object) -> bool:
+    return isinstance(store, Store)  # the names of its methods, which are an AsyncStore's too
+
+
 def make_terms(
     store: AnyStore,
     *,
@@ -103,8 +107,7 @@ def make_terms(
     Raises:
         TypeError: The store or codec is none, the codec is unsafe in this store, or it cannot keep what is returned.
     """
-    given: object = store  # a caller without a type checker can give anything; both protocols have the same names
-    if not isinstance(given, Store):
+    if not _is_store(store):
         raise TypeError(f"store must have the six methods of idempo.Store, and {type(store).__name__} has not")
     if codec is None:
         codec = getattr(store, "default_codec", None) or JsonCodec()

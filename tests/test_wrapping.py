@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
+import pytest
 
 from idempo import Idempotency
 from idempo.stores.sqlite import SqliteStore
@@ -34,3 +35,10 @@ def test_a_parameter_that_only_a_type_checker_can_name_does_not_hide_the_class_t
         assert [guarded("a"), guarded("a")] == [Receipt("a"), Receipt("a")]
         assert guarded.stats().executed == 1
         assert guarded.stats().replayed == 1
+
+
+def test_what_is_no_store_is_refused_at_once_with_what_it_lacks() -> None:
+    """Bad input is told before any effect."""
+    nothing: Any = object()
+    with pytest.raises(TypeError, match="six methods"):
+        Idempotency(nothing)
