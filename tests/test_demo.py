@@ -612,8 +612,8 @@ def test_two_processes_share_the_work(small: str, tmp_path: Path) -> None:
     arguments = (small, "--store", url(path), "--work", "0.002", "--json")
     with started(*arguments) as one, started(*arguments) as other:
         outputs = [process.communicate(timeout=60) for process in (one, other)]
-    reports = [json.loads(out) for out, _ in outputs]
     assert [process.returncode for process in (one, other)] == [0, 0], outputs
+    reports = [json.loads(out) for out, _ in outputs]
     assert sum(report["tally"]["ran"] for report in reports) == SMALL_RUNS
     assert all(report["ledger"]["right"] for report in reports)
     for line in "".join(err for _, err in outputs).splitlines():

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import attrs
 
-from idempo import Idempotency, IdempotencyError, Key, MemoryStore
+from idempo import Idempotency, IdempotencyError, MemoryStore
 from idempo.demo.feeding import feed
 from idempo.demo.handling import Handler
 from idempo.demo.interrupts import Interrupts
@@ -244,11 +244,12 @@ def _size(stream: IO[bytes]) -> int | None:
 def _open(url: StoreUrl, stack: ExitStack) -> tuple[Ledger, MemoryStore | SqliteStore]:
     """Open ledger and store, both in one file, so that one cannot be lost without the other."""
     try:
+        store: MemoryStore | SqliteStore = MemoryStore()
+        if url.path:
+            store = stack.enter_context(SqliteStore(url.path))
+            # First: it puts a new file into WAL mode, with patience for another process that is about to do the same.
+            store.create_table()
         ledger = stack.enter_context(closing(Ledger(url.path)))
-        store = SqliteStore(url.path) if url.path else MemoryStore()
-        store.get(Key("demo", "is it there?"))
     except (sqlite3.Error, IdempotencyError) as error:
         raise _UnusableError(f"cannot use {url.text}: {error}") from None
-    if isinstance(store, SqliteStore):
-        stack.callback(store.close)
     return ledger, store

@@ -16,6 +16,7 @@ _NO_ACCOUNT: Final = frozenset({"XTS", "XXX"})  # ISO 4217: "for testing", and "
 _BUSY_TIMEOUT: Final = 30.0
 
 _LEDGER: Final = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS demo_runs (run INTEGER PRIMARY KEY AUTOINCREMENT);
 CREATE TABLE IF NOT EXISTS demo_ledger (
     booking TEXT PRIMARY KEY,
@@ -25,6 +26,8 @@ CREATE TABLE IF NOT EXISTS demo_ledger (
     run INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS demo_ledger_event ON demo_ledger (event);
+INSERT INTO demo_runs DEFAULT VALUES;
+COMMIT;
 """
 
 
@@ -53,7 +56,7 @@ class Ledger:
     The guard then runs the handler again (at least once), and the unique key of the booking keeps the ledger right.
 
     Args:
-        path: The database; "" is a private temporary one that SQLite removes.
+        path: The database; "" is a private temporary one that SQLite removes. Its journal mode stays as it is.
 
     Attributes:
         run: The number of this run, which stands in what it books.
@@ -66,10 +69,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
-            if path:
-                self._db.execute("PRAGMA journal_mode=WAL").fetchone()
             self._db.executescript(_LEDGER)
-            self._db.execute("INSERT INTO demo_runs DEFAULT VALUES")
             self.run: Final = int(self._db.execute("SELECT last_insert_rowid()").fetchone()[0])
         except BaseException:
             self._db.close()
