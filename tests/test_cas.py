@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -158,6 +159,54 @@ def test_looking_is_watching(make: MakeStore, server: DictBackend, clock: FakeCl
     assert record is not None
     assert record.lease_left == 0
     assert claim(other, "owner-b").acquired
+
+
+def test_a_slow_answer_does_not_undo_what_was_seen_meanwhile(server: DictBackend, clock: FakeClock) -> None:
+    """Behaviour 21: of two reads of one client the older may arrive last; the newer revision goes on being watched."""
+    holder = CasStore(server, clock=clock, wall_clock=clock)
+    holder.claim(KEY, owner="owner-a", fingerprint=None, lease=LEASE, ttl=100)
+    line = Line(server)
+    store = CasStore(line, clock=clock, wall_clock=clock)
+    plain_get = line.get
+
+    def overtaken(name: str) -> Any:
+        line.get = plain_get  # type: ignore[method-assign]
+        old = plain_get(name)
+        assert holder.renew(KEY, owner="owner-a", lease=LEASE, ttl=100)
+        store.get(KEY)
+        clock.advance(LEASE - 1)
+        return old
+
+    line.get = overtaken  # type: ignore[method-assign]
+    store.get(KEY)
+    clock.advance(1)
+    assert claim(store, "owner-b").took_over
+
+
+def test_its_twin_is_not_misled_by_a_slow_answer_either(server: DictBackend, clock: FakeClock) -> None:
+    """Behaviour 21: the same of `AsyncCasStore`, where every read can be overtaken by another task's."""
+
+    async def scenario() -> bool:
+        holder = CasStore(server, clock=clock, wall_clock=clock)
+        holder.claim(KEY, owner="owner-a", fingerprint=None, lease=LEASE, ttl=100)
+        line = AsyncLine(Line(server))
+        store = AsyncCasStore(line, clock=clock, wall_clock=clock)
+        plain_get = line.get
+
+        async def overtaken(name: str) -> Any:
+            line.get = plain_get  # type: ignore[method-assign]
+            old = await plain_get(name)
+            assert holder.renew(KEY, owner="owner-a", lease=LEASE, ttl=100)
+            await store.get(KEY)
+            clock.advance(LEASE - 1)
+            return old
+
+        line.get = overtaken  # type: ignore[method-assign]
+        await store.get(KEY)
+        clock.advance(1)
+        return (await store.claim(KEY, owner="owner-b", fingerprint=None, lease=LEASE, ttl=100)).took_over
+
+    assert asyncio.run(scenario())
 
 
 def test_no_clients_clock_matters(make: MakeStore, server: DictBackend, clock: FakeClock) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -577,6 +577,45 @@ def test_tokens_rise_while_the_clock_stands(store: SqliteStore, clock: FakeClock
     tokens.append(claim(store, "fourth").record.token)
     assert tokens == sorted(set(tokens))
     assert tokens[0] == int(clock() * 1_000_000)
+
+
+def test_tokens_rise_over_removal_while_the_clock_stands(store: SqliteStore) -> None:
+    """Behaviour 27: some clocks stand for milliseconds, and what is deleted, swept or purged is gone."""
+    removals: list[Callable[[], object]] = [
+        lambda: store.delete(KEY),
+        store.sweep,
+        lambda: store.purge(KEY.namespace),
+    ]
+    tokens = []
+    for remove in removals:
+        tokens.append(claim(store, lease=0, ttl=0 if remove == store.sweep else 100).record.token)
+        assert remove()
+    tokens.append(claim(store).record.token)
+    assert tokens == sorted(set(tokens))
+
+
+def test_a_call_from_inside_a_call_is_refused(path: Path) -> None:
+    """A finalizer or a signal handler may come in between: what it writes must not share the fate of what it broke in on."""
+    refused = []
+
+    class Clock(FakeClock):
+        armed = False
+
+        def __call__(self) -> float:
+            if self.armed and store._connections.lane().connection.in_transaction:  # type: ignore[union-attr]
+                self.armed = False
+                with pytest.raises(StoreError, match="inside its own call") as caught:
+                    claim(store, key=Key("billing", "of a finalizer"))
+                refused.append(caught.value.key)
+            return super().__call__()
+
+    clock = Clock()
+    with SqliteStore(path, clock=clock) as store:
+        store.create_table()
+        clock.armed = True
+        assert claim(store).acquired
+        assert refused == [Key("billing", "of a finalizer")]
+        assert claim(store, "owner-b", refused[0]).acquired
 
 
 def test_a_ttl_of_any_length_is_kept(store: SqliteStore) -> None:

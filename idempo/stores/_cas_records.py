@@ -91,7 +91,7 @@ def decode(key: Key, data: bytes) -> _Written:
     )
 
 
-class _Watched(NamedTuple):
+class Watched(NamedTuple):
     """A revision, and when this client first knew that it stood."""
 
     revision: int
@@ -156,7 +156,7 @@ class Book:
         self._wall_clock = wall_clock
         self._lasting = lasting_revisions
         self._max_watched = max_watched
-        self._watched: OrderedDict[str, _Watched] = OrderedDict()
+        self._watched: OrderedDict[str, Watched] = OrderedDict()
         self._lock = new_lock()
 
     def __len__(self) -> int:
@@ -174,28 +174,31 @@ class Book:
 
         If it stands no more, the compare-and-swap that follows says so.
         """
-        with self._lock:
-            watched = self._watched.get(name)
+        watched = self.seen(name)
         if watched is None or watched.own is None or watched.own.owner != owner:
             return None
         return Found(self._record(watched.own, watched.revision, watched.since), watched.revision, None)
 
-    def found(self, key: Key, name: str, answer: tuple[bytes, int] | None) -> Found:
+    def seen(self, name: str) -> Watched | None:
+        """Return what is known of a key; to be asked before a ``get`` is sent, and handed to `found`."""
+        with self._lock:
+            return self._watched.get(name)
+
+    def found(self, key: Key, name: str, seen: Watched | None, answer: tuple[bytes, int] | None) -> Found:
         """Return what a backend's ``get`` has answered, and go on watching it.
 
         Raises:
             RecordError: The record cannot be read.
         """
         if answer is None:
-            self.forget(name)
+            self._look_again(name, seen, None)
             return Found(None, None, None)
         data, revision = answer
         written = decode(key, data)
         if written.state is State.RUNNING:
-            since = self._watch(name, revision, None)
+            since = self._look_again(name, seen, revision)
         else:
-            self.forget(name)
-            since = self._clock()
+            since = self._look_again(name, seen, None)
         return Found(self._record(written, revision, since), revision, data)
 
     def plan(self, key: Key, found: Found, transition: Transition[*_Args, _Answer], *args: *_Args) -> Plan[_Answer]:
@@ -220,10 +223,10 @@ class Book:
 
     def done(self, name: str, plan: Plan[_Answer], revision: int) -> _Answer:
         """Return the answer of a plan whose bytes the backend has taken as this revision, and begin to watch it."""
-        if plan.written is not None and plan.written.state is State.RUNNING:
-            self._watch(name, revision, plan.written)
-        else:
-            self.forget(name)
+        running = plan.written is not None and plan.written.state is State.RUNNING
+        watched = Watched(revision, self._clock(), plan.written) if running else None
+        with self._lock:
+            self._put(name, watched)
         answer = plan.answer
         if isinstance(answer, Claim) and plan.written is not None and plan.written.token is None:
             return attrs.evolve(answer, record=attrs.evolve(answer.record, token=revision))
@@ -232,7 +235,7 @@ class Book:
     def forget(self, name: str) -> None:
         """Watch a key no more."""
         with self._lock:
-            self._watched.pop(name, None)
+            self._put(name, None)
 
     def outrun(self, key: Key) -> StoreError:
         """Return the error for a key that others change faster than it can be written."""
@@ -253,17 +256,24 @@ class Book:
             ttl + (0.0 if lease is None else lease) - watched,
         )
 
-    def _watch(self, name: str, revision: int, own: _Written | None) -> float:
+    def _look_again(self, name: str, seen: Watched | None, revision: int | None) -> float:
+        """Go on watching a key, of which ``seen`` was known, or begin to; return since when this revision stands."""
         # Read after the answer came: by now the holder has counted its lease for longer than we have.
         now = self._clock()
         with self._lock:
-            before = self._watched.get(name)
-            if before is not None and before.revision == revision and own is None:
-                self._watched.move_to_end(name)
-                return before.since
-            self._watched[name] = _Watched(revision, now, own)
-            self._watched.move_to_end(name)
+            known = self._watched.get(name)
+            for each in (known, seen):
+                if each is not None and each.revision == revision:
+                    return each.since
+            # Where another thread has seen more meanwhile, what we read may be the older.
+            if known is seen:
+                self._put(name, None if revision is None else Watched(revision, now, None))
+        return now
+
+    def _put(self, name: str, watched: Watched | None) -> None:
+        self._watched.pop(name, None)
+        if watched is not None:
+            self._watched[name] = watched
             while len(self._watched) > self._max_watched:
                 # Watched anew when it is next seen: that costs time, never safety.
                 self._watched.popitem(last=False)
-        return now

@@ -116,7 +116,7 @@ def _after_fork_in_parent() -> None:
     _fork_lock.release()
 
 
-def _after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:  # pragma: no cover  # runs in another process, which no coverage follows
     for lane in _stuck:
         # Its thread does not exist here. The connection is kept for ever: to close it would be use.
         if lane.connection is not None:

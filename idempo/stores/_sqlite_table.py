@@ -158,10 +158,10 @@ class Table:
         in_batch = f"DELETE FROM {table} WHERE namespace = ? AND key IN (SELECT key FROM {table} WHERE namespace = ?"
         self._purge_live = f"{in_batch} AND expires > ? LIMIT ?)"
         self._purge_expired = f"{in_batch} AND expires <= ? LIMIT ?)"
-        self._sweep = (
-            f"DELETE FROM {table} WHERE (namespace, key) IN (SELECT namespace, key FROM {table} "
-            f"WHERE expires <= ? AND format = {FORMAT} ORDER BY expires LIMIT ?)"
-        )
+        self._newest_of_namespace = f"SELECT max(token) FROM {table} WHERE namespace = ?"
+        expired = f"FROM {table} WHERE expires <= ? AND format = {FORMAT} ORDER BY expires LIMIT ?"
+        self._sweep = f"DELETE FROM {table} WHERE (namespace, key) IN (SELECT namespace, key {expired})"
+        self._newest_expired = f"SELECT max(token) FROM (SELECT token {expired})"
 
     def exists(self, connection: sqlite3.Connection) -> bool:
         """Say whether the table is there.
@@ -251,6 +251,16 @@ class Table:
     def _purge(self, connection: sqlite3.Connection, statement: str, namespace: str, now: int, limit: int) -> int:
         name = _bindable(namespace)
         return connection.execute(statement, (name, name, now, limit)).rowcount
+
+    def newest_of_namespace(self, connection: sqlite3.Connection, namespace: str) -> int:
+        """Return the greatest token of a namespace, or 0."""
+        rows = connection.execute(self._newest_of_namespace, (_bindable(namespace),)).fetchall()
+        return rows[0][0] or 0
+
+    def newest_expired(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
+        """Return the greatest token of what `sweep` would remove, or 0."""
+        rows = connection.execute(self._newest_expired, (now, limit)).fetchall()
+        return rows[0][0] or 0
 
     def sweep(self, connection: sqlite3.Connection, now: int, limit: int) -> int:
         """Remove at most ``limit`` expired rows, and return how many."""

@@ -98,8 +98,8 @@ class CasStore:
     Args:
         backend: The server.
         prefix: What every key in it begins with.
-        max_watched: How many keys in progress are watched at once, some 300 bytes each; beyond it the longest unseen
-            are watched anew, which delays a take-over and never hastens it.
+        max_watched: How many keys in progress are watched at once, some 300 bytes each; beyond it the first of
+            them are watched anew, which delays a take-over and never hastens it.
         clock: Measures how long a revision stood, in seconds, and never runs back.
         wall_clock: Seconds since 1970; for fencing tokens where revisions do not last, and for nothing else.
 
@@ -200,11 +200,12 @@ class CasStore:
         raise book.outrun(key)
 
     def _look(self, key: Key, name: str) -> Found:
+        seen = self._book.seen(name)
         try:
             answer = self._backend.get(name)
         except OSError as error:
             raise _failed(key, error) from error
-        return self._book.found(key, name, answer)
+        return self._book.found(key, name, seen, answer)
 
 
 class AsyncCasStore:
@@ -303,11 +304,12 @@ class AsyncCasStore:
         raise book.outrun(key)
 
     async def _look(self, key: Key, name: str) -> Found:
+        seen = self._book.seen(name)
         try:
             answer = await self._backend.get(name)
         except OSError as error:
             raise _failed(key, error) from error
-        return self._book.found(key, name, answer)
+        return self._book.found(key, name, seen, answer)
 
 
 def _check(backend: object, protocol: type, *, coroutines: bool) -> None:

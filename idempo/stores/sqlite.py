@@ -21,8 +21,9 @@ from idempo.records import Claim, Key, Record
 from idempo.stores import _transitions
 from idempo.stores._sqlite_connections import Connections
 from idempo.stores._sqlite_joining import JoiningSqliteStore
-from idempo.stores._sqlite_records import Records, Work, is_busy, key_of, translated
+from idempo.stores._sqlite_records import ROUNDS, Records, Work, is_busy, key_of, translated
 from idempo.stores._sqlite_table import Table
+from idempo.stores._transitions import Transition
 
 __all__ = ["JoiningSqliteStore", "SqliteStore"]
 
@@ -148,6 +149,7 @@ class SqliteStore(Records):
 
     def purge(self, namespace: str) -> int:
         """See `PurgeableStore.purge`. Removes a batch at a time, damaged records too."""
+        self._removing(self._reading(self._table.newest_of_namespace, namespace))
         self._in_batches(self._table.purge_expired, namespace)
         return self._in_batches(self._table.purge_live, namespace)
 
@@ -157,7 +159,9 @@ class SqliteStore(Records):
         Claims sweep too: one acquired claim in 64 removes up to 256 expired rows. The file does not get smaller by it;
         SQLite uses the room again.
         """
-        return self._writing(self._table.sweep, self._now(), limit)
+        now = self._now()
+        self._removing(self._reading(self._table.newest_expired, now, limit))
+        return self._writing(self._table.sweep, now, limit)
 
     def joining(self, connection: sqlite3.Connection) -> JoiningSqliteStore:
         """Return a store that writes its record in the transaction that is open on the caller's connection.
@@ -176,6 +180,29 @@ class SqliteStore(Records):
             RecordError: The table is of another version, or not idempo's.
         """
         return JoiningSqliteStore(connection, self._path, self._table, self._clock)
+
+    def _step(
+        self, connection: sqlite3.Connection, key: Key, transition: Transition[*_Args, _Result], *args: *_Args
+    ) -> _Result:
+        # One statement reads, another writes if the row is still the one that was read: nobody waits for a lock in
+        # order to change nothing.
+        for _ in ROUNDS:
+            now = self._now()
+            row = self._table.read(connection, key, now)
+            if row is None:
+                answer, write = transition(None, now, *args)
+                if write is None:
+                    return answer
+                # There is no row to pin. Between the two, others may claim the key and remove their record: the token
+                # must be greater than theirs, so it is made under the lock.
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return super()._step(connection, key, transition, *args)
+            found, token, _ = row
+            answer, write = transition(found, max(now, token + 1), *args)
+            if write is None or self._table.write(connection, key, now, write, row):
+                return answer
+        raise self._outrun(key)
 
     def _page(
         self, connection: sqlite3.Connection, namespace: str, after: str | bytes
@@ -197,7 +224,13 @@ class SqliteStore(Records):
         while True:
             with lane.lock:
                 try:
-                    return work(lane.connection or connections.open(lane), *args)
+                    connection = lane.connection or connections.open(lane)
+                    if connection.in_transaction:
+                        raise StoreError(
+                            "the store was called from inside its own call, by a signal handler or a finalizer",
+                            key=key_of(args),
+                        )
+                    return work(connection, *args)
                 except sqlite3.Error as error:
                     if not is_busy(error):
                         lane.close()  # the next call starts afresh, where the file has changed or come back

@@ -6,7 +6,7 @@ import pytest
 
 from idempo.records import Key
 from idempo.stores.cas import AsyncCasStore, CasStore
-from idempo.testing import AsyncStoreContract, FakeClock, StoreContract
+from idempo.testing import AsyncStoreContract, FakeClock, StoreContract, StoreMachine, check_store
 from idempo.testing.backend import DictBackend
 
 
@@ -80,3 +80,29 @@ class TestAsyncCasStore(AsyncStoreContract):
     def damage(self, store: AsyncCasStore, key: Key, how: str) -> None:
         assert isinstance(store._backend, _AsyncDictBackend)
         _damage(store._backend.plain, how)
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_its_answers_can_be_explained_by_single_steps(lasting: bool) -> None:
+    """Behaviours 21-23: many threads, and owners that come too late."""
+    clock = FakeClock()
+    backend = DictBackend(clock, lasting_revisions=lasting)
+    check_store(CasStore(backend, clock=clock, wall_clock=clock), clock=clock, tokens_survive_delete=lasting)
+
+
+def test_its_twins_answers_can_be_explained_by_single_steps() -> None:
+    """Behaviours 21-23: the same of `AsyncCasStore`."""
+    clock = FakeClock()
+    check_store(AsyncCasStore(_AsyncDictBackend(DictBackend(clock)), clock=clock), clock=clock)
+
+
+class CasStoreMachine(StoreMachine):
+    """Every order of calls, against the model of the protocol."""
+
+    tolerance = 1e9  # what is left of a ttl is an upper bound: no client's clock is trusted to know it
+
+    def make_store(self) -> CasStore:
+        return CasStore(DictBackend(self.clock), clock=self.clock, wall_clock=self.clock)
+
+
+TestCasStoreMachine = CasStoreMachine.TestCase

@@ -11,7 +11,7 @@ import pytest
 
 from idempo.records import Key
 from idempo.stores.sqlite import SqliteStore
-from idempo.testing import FakeClock, StoreContract
+from idempo.testing import FakeClock, StoreContract, check_store
 
 _DAMAGE = {
     "truncated": "outcome = substr(outcome, 1, length(outcome) - 1)",
@@ -38,3 +38,11 @@ class TestSqliteStore(StoreContract):
                 f"UPDATE {store.table} SET {_DAMAGE[how]} WHERE namespace = ? AND key = ?", (key.namespace, key.value)
             )
             assert changed.rowcount == 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_its_answers_can_be_explained_by_single_steps(tmp_path: Path, seed: int) -> None:
+    """Behaviours 21-23: many threads, and owners that come too late."""
+    clock = FakeClock()
+    with SqliteStore(tmp_path / "idempo.db", synchronous="NORMAL", clock=clock) as store:
+        check_store(store, clock=clock, seed=seed)
