@@ -77,6 +77,24 @@ def refusal(terms: Terms, key: Key, do: Do, record: Record) -> IdempotencyError:
     return error
 
 
+def probed(terms: Terms, key: Key) -> Any:
+    """Ask the policy's probe.
+
+    Raises:
+        InDoubtError: The probe raised.
+    """
+    probe = terms.policy.probe
+    try:
+        return None if probe is None else probe(key)
+    except Exception as error:
+        raise probe_failed(key) from error
+
+
+def probe_failed(key: Key) -> InDoubtError:
+    """Return the error for a probe that raised: it is the cause."""
+    return InDoubtError("the probe failed, so nobody knows whether the effect happened", key=key)
+
+
 def reentrant(key: Key) -> ReentrantCallError:
     """Return the error for a call that would wait for itself."""
     return ReentrantCallError("the call would wait for itself: its key is held by a call around it", key=key)

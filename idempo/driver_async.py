@@ -25,7 +25,7 @@ from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, loop_renewer, shielded
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
-from idempo.protocols import NearStore, WatchableStore
+from idempo.protocols import NearStore, TransactionalStore, WatchableStore
 from idempo.records import Claim, EventKind, Record, State
 from idempo.terms import Terms
 
@@ -39,6 +39,8 @@ class AsyncDriver:
     """Runs one guard's or one function's calls."""
 
     def __init__(self, terms: Terms) -> None:
+        if isinstance(terms.store, TransactionalStore):
+            raise TypeError("a store that joins the transaction of a plain connection is for plain functions")
         self._terms = terms
         self._hub = hub_of(terms.store)
         self._async = inspect.iscoroutinefunction(terms.store.claim)
@@ -207,16 +209,15 @@ class AsyncDriver:
                 raise answers.refusal(terms, flight.key, do, record)
 
     async def _probe(self, flight: Flight) -> Any:
-        probe = self._terms.policy.probe
         try:
-            if probe is None:
-                return None
-            answer = probe(flight.key)
-            return await answer if inspect.isawaitable(answer) else answer
-        except Exception as error:
-            failed = InDoubtError("the probe failed, so nobody knows whether the effect happened", key=flight.key)
+            answer = answers.probed(self._terms, flight.key)
+            try:
+                return await answer if inspect.isawaitable(answer) else answer
+            except Exception as error:
+                raise answers.probe_failed(flight.key) from error
+        except InDoubtError as failed:
             self._hub.flights.finish(flight, Failure(failed))
-            raise failed from error
+            raise
 
     async def _resolve(self, flight: Flight, owner: str, value: object) -> None:
         """Keep what the probe found, if the record is still the one that it looked at."""

@@ -197,13 +197,11 @@ class SyncDriver:
                 raise answers.refusal(terms, flight.key, do, record)
 
     def _probe(self, flight: Flight) -> Any:
-        probe = self._terms.policy.probe
         try:
-            return None if probe is None else probe(flight.key)
-        except Exception as error:
-            failed = InDoubtError("the probe failed, so nobody knows whether the effect happened", key=flight.key)
-            self._hub.flights.finish(flight, Failure(failed))
-            raise failed from error
+            return answers.probed(self._terms, flight.key)
+        except InDoubtError as error:
+            self._hub.flights.finish(flight, Failure(error))
+            raise
 
     def _resolve(self, flight: Flight, owner: str, value: object) -> None:
         """Keep what the probe found, if the record is still the one that it looked at."""

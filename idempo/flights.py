@@ -13,6 +13,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
@@ -114,6 +115,7 @@ class Flight:
         "renew_until",
         "returned",
         "room",
+        "savepoint",
         "stands_until",
         "task",
         "terms",
@@ -142,6 +144,7 @@ class Flight:
     asked_at: float
     renew_at: float
     renew_until: float
+    savepoint: AbstractContextManager[None]
 
     @property
     def attempt(self) -> int:

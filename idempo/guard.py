@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Unpack, cast, overload
 
-from idempo import answers
-from idempo.driver_sync import SyncDriver
-from idempo.errors import InProgressError
+from idempo.blocks import OperationBlock
+from idempo.choosing import sync_driver
 from idempo.fingerprint import Fingerprinter
-from idempo.flights import Flight, new_owner
 from idempo.keys import (
     ALL_ARGUMENTS,
     EVERYTHING,
@@ -21,22 +18,19 @@ from idempo.keys import (
     key_text,
     spelled_fingerprint,
 )
-from idempo.operation import Operation, _current, operation_of, unguarded
+from idempo.operation import unguarded
 from idempo.policy import Policy, PolicyOptions
-from idempo.protocols import Codec, Observer, Seal, Store
-from idempo.records import Key, Record, State, Stats
+from idempo.protocols import Codec, Observer, Seal
+from idempo.records import Key, Record, Stats
 from idempo.stores.memory import MemoryStore
 from idempo.telling import Counts, total
 from idempo.terms import AnyStore
+from idempo.upkeep import ask, ask_async, forget, lookup, resolve
 from idempo.wrapping import (
     Decorator,
     Guarded,
     P,
     R,
-    forget,
-    forget_async,
-    is_async,
-    lookup_async,
     make_terms,
     namespace_of,
     run_unguarded,
@@ -93,12 +87,6 @@ class Idempotency:
         self._counts: list[Counts] = [self._terms.teller.counts]
         self._fingerprinter = Fingerprinter()
 
-    @property
-    def _driver(self) -> SyncDriver:
-        if is_async(self.store):
-            raise TypeError("the store is an AsyncStore: use run_async() and the other …_async methods")
-        return SyncDriver(self._terms)
-
     def run(self, key: Any, fn: Callable[..., R], /, *args: Any, payload: Any = _UNSET, **kwargs: Any) -> R:
         """Run ``fn(*args, **kwargs)`` once for this key, or return the first outcome.
 
@@ -118,7 +106,7 @@ class Idempotency:
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
             return run_unguarded(Key(*id_), fn, args, kwargs)
-        return cast("R", self._driver.run(id_, self._fingerprint(payload, args, kwargs), fn, args, kwargs))
+        return cast("R", sync_driver(self._terms).run(id_, self._fingerprint(payload, args, kwargs), fn, args, kwargs))
 
     async def run_async(
         self, key: Any, fn: Callable[..., Awaitable[R]], /, *args: Any, payload: Any = _UNSET, **kwargs: Any
@@ -136,17 +124,20 @@ class Idempotency:
         fingerprint = self._fingerprint(payload, args, kwargs)
         return cast("R", await AsyncDriver(self._terms).run(id_, fingerprint, fn, args, kwargs))
 
-    async def lookup_async(self, key: Any) -> Record | None:
-        """`lookup` on any store."""
-        return await lookup_async(self.store, Key(self.namespace, key_text(key)))
+    def operation(self, key: Any, *, payload: Any = None) -> OperationBlock:
+        """Guard a block of code, entered by ``with`` or, on any store, by ``async with``.
 
-    async def forget_async(self, key: Any, *, force: bool = False) -> bool:
-        """`forget` on any store."""
-        return await forget_async(self.store, Key(self.namespace, key_text(key)), force=force)
+        Its effect is for ``if op.fresh``. Leaving a fresh block that was never completed completes it with None; an
+        exception in it ends the claim by policy, and after ``complete()`` undoes nothing.
 
-    @contextmanager
-    def operation(self, key: Any, *, payload: Any = None) -> Iterator[Block]:
-        """Guard a block of code: run its effect only if ``op.fresh``.
+        Args:
+            key: As for `run`.
+            payload: What is fingerprinted; None checks nothing.
+
+        Raises:
+            InvalidKeyError: The key is none.
+            FingerprintError: The payload has no canonical form.
+            IdempotencyError: On entering, any other of idempo's errors, and what the operation's stored error was.
 
         >>> from idempo import Idempotency
         >>> guard = Idempotency()
@@ -156,31 +147,8 @@ class Idempotency:
         >>> op.result
         'placed'
         """
-        id_ = (self.namespace, key_text(key))
-        if unguarded.depth:
-            yield Block(Key(*id_))
-            return
-        driver = self._driver
-        flight = Flight(id_, None if payload is None else self._fingerprinter(payload), self._terms)
-        try:
-            replayed = driver.enter(flight)
-            if replayed is not None:
-                yield Block(
-                    flight.key, attempt=replayed.attempt, token=replayed.token, fresh=False, result=replayed.value
-                )
-                return
-            block = Block.of(operation_of(flight, _current.get()), flight, driver)
-            reset = _current.set(block)
-            try:
-                yield block
-            finally:
-                _current.reset(reset)
-            if not flight.over:
-                block.complete(None)
-        except BaseException as error:
-            if not flight.over:
-                driver.settle(flight, error)
-            raise
+        fingerprint = None if payload is None else self._fingerprinter(payload)
+        return OperationBlock(self._terms, (self.namespace, key_text(key)), fingerprint)
 
     @overload
     def idempotent(self, fn: Callable[P, R], /) -> Guarded[P, R]: ...
@@ -243,75 +211,56 @@ class Idempotency:
         return decorate if fn is None else decorate(fn)
 
     def lookup(self, key: Any) -> Record | None:
-        """Return the record of a key, or None."""
-        return self._sync_store.get(Key(self.namespace, key_text(key)))
+        """Return the record of a key, or None.
+
+        Raises:
+            TypeError: The store is an AsyncStore.
+        """
+        return ask(self.store, lookup(self._key(key)))
+
+    async def lookup_async(self, key: Any) -> Record | None:
+        """`lookup` on any store."""
+        return await ask_async(self.store, lookup(self._key(key)))
 
     def forget(self, key: Any, *, force: bool = False) -> bool:
         """Forget a key, so that the next call runs; say whether there was a record.
 
         Raises:
             InProgressError: A live claim holds the key, and ``force`` was not given.
+            TypeError: The store is an AsyncStore.
         """
-        return forget(self._sync_store, Key(self.namespace, key_text(key)), force=force)
+        return ask(self.store, forget(self._key(key), force=force))
+
+    async def forget_async(self, key: Any, *, force: bool = False) -> bool:
+        """`forget` on any store."""
+        return await ask_async(self.store, forget(self._key(key), force=force))
 
     def resolve(self, key: Any, value: Any) -> bool:
-        """Give the outcome of a key by hand: an operator's answer to a record in doubt.
+        """Give the outcome of a key by hand: an operator's answer to a record in doubt, or to none at all.
+
+        The record's fingerprint stays. A value that cannot be kept makes the outcome *lost*, as a function's does.
 
         Returns:
             False, and nothing was changed, where there is an outcome already.
 
         Raises:
             InProgressError: A live claim holds the key.
+            TypeError: The store is an AsyncStore.
         """
-        store, policy = self._sync_store, self.policy
-        flight = Flight((self.namespace, key_text(key)), None, self._terms)
-        flight.owner = new_owner()
-        claim = store.claim(flight.key, owner=flight.owner, fingerprint=None, lease=policy.lease, ttl=policy.ttl)
-        if not claim.acquired:
-            if claim.record.state is State.COMPLETED:
-                return False
-            raise InProgressError("a live claim holds the key", key=flight.key)
-        flight.record, flight.value = claim.record, value
-        outcome, _ = answers.encode_value(flight)
-        return store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=policy.ttl)
+        return ask(self.store, resolve(self._terms, self._key(key), value))
+
+    async def resolve_async(self, key: Any, value: Any) -> bool:
+        """`resolve` on any store."""
+        return await ask_async(self.store, resolve(self._terms, self._key(key), value))
 
     def stats(self) -> Stats:
         """Count the events of this guard and of the functions that it decorated."""
         return total(self._counts)
 
-    @property
-    def _sync_store(self) -> Store:
-        if is_async(self.store):
-            raise TypeError("the store is an AsyncStore: use the …_async methods")
-        return cast("Store", self.store)
+    def _key(self, key: Any) -> Key:
+        return Key(self.namespace, key_text(key))
 
     def _fingerprint(self, payload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
         if payload is _UNSET:
             return spelled_fingerprint(args, kwargs, self._fingerprinter)
         return None if payload is None else self._fingerprinter(payload)
-
-
-class Block(Operation):
-    """The `Operation` of a ``with guard.operation(...)`` block."""
-
-    @classmethod
-    def of(cls, operation: Operation, flight: Flight, driver: SyncDriver) -> Block:
-        """Make the block of a claim that is held."""
-        block = cls(
-            operation.key, attempt=operation.attempt, token=operation.token, flight=flight, outer=operation._outer
-        )
-        block._driver = driver
-        return block
-
-    _driver: SyncDriver
-
-    def complete(self, value: R) -> R:
-        """Store the value here and now, and return it. Once."""
-        flight = self._flight
-        if flight is not None:
-            if flight.returned or not self.fresh:
-                raise RuntimeError("the operation is completed already")
-            flight.value, flight.returned = value, True
-            self._driver.complete(flight)
-        self._result = value
-        return value

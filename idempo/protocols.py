@@ -191,6 +191,23 @@ class AsyncWatchableStore(Protocol):
 
 
 @runtime_checkable
+class TransactionalStore(Protocol):
+    """Ability: write the record in the transaction that the caller has open, so that it commits with the effect.
+
+    The guard then renews, joins, waits for and retries nothing: it claims the key, runs the function and completes the
+    key inside one savepoint. Nothing is kept of a body that raises, even where its error is declared an outcome.
+    """
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Return a context that undoes what was written inside, record and effect, when it raises.
+
+        Raises:
+            StoreError: The transaction is over, or cannot go on: roll it back, and run it again.
+        """
+        ...
+
+
+@runtime_checkable
 class ScannableStore(Protocol):
     """Ability: list the records of a namespace."""
 

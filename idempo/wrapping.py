@@ -7,19 +7,18 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
+from idempo.choosing import sync_driver
 from idempo.codecs import JsonCodec, return_annotation
-from idempo.driver_sync import SyncDriver
-from idempo.errors import InProgressError
 from idempo.fingerprint import Fingerprinter
-from idempo.hub import hub_of
 from idempo.keys import CompiledCall, KeySpec, PayloadSpec, check_namespace, compile_call
 from idempo.operation import Operation, _current, unguarded
 from idempo.outcomes import Outcomes
 from idempo.policy import Policy
-from idempo.protocols import AsyncStore, Codec, Observer, Seal, Store
-from idempo.records import Key, Record, State, Stats
+from idempo.protocols import Codec, Observer, Seal, Store
+from idempo.records import Key, Record, Stats
 from idempo.telling import Teller, total
 from idempo.terms import AnyStore, Terms
+from idempo.upkeep import ask, ask_async, forget, is_async, lookup
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -84,11 +83,6 @@ class Decorator(Protocol):
         ...
 
 
-def is_async(store: object) -> bool:
-    """Whether a store's methods are coroutines."""
-    return inspect.iscoroutinefunction(getattr(store, "claim", None))
-
-
 def _is_store(store: object) -> bool:
     return isinstance(store, Store)  # the names of its methods, which are an AsyncStore's too
 
@@ -122,23 +116,6 @@ def make_terms(
     return Terms(store, policy, outcomes, Teller(observers), policy.in_doubt == "rerun")
 
 
-def refuse_live(key: Key, record: Record) -> None:
-    """Raise InProgressError for a live claim."""
-    if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
-        raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
-
-
-def forget(store: Store, key: Key, *, force: bool) -> bool:
-    """Remove a key's record, but not under a live claim unless forced."""
-    if force:
-        return store.delete(key)
-    record = store.get(key)
-    if record is None:
-        return False
-    refuse_live(key, record)
-    return store.delete(key, owner=record.owner)
-
-
 def run_unguarded(key: Key, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
     """Run the function as if nothing guarded it, with an operation to ask."""
     reset = _current.set(Operation(key))
@@ -155,39 +132,6 @@ async def run_unguarded_async(key: Key, fn: Callable[..., Any], args: tuple[Any,
         return await fn(*args, **kwargs)
     finally:
         _current.reset(reset)
-
-
-def lookup(store: Store, key: Key) -> Record | None:
-    """Return a key's record, or None."""
-    return store.get(key)
-
-
-async def lookup_async(store: AnyStore, key: Key) -> Record | None:
-    """`lookup` on any store."""
-    return cast("Record | None", await _on_any_store(lookup, store, key))
-
-
-async def forget_async(store: AnyStore, key: Key, *, force: bool) -> bool:
-    """`forget` on any store."""
-    if not is_async(store):
-        return cast("bool", await _on_any_store(functools.partial(forget, force=force), store, key))
-    async_store = cast("AsyncStore", store)
-    record = None if force else await async_store.get(key)
-    if not force:
-        if record is None:
-            return False
-        refuse_live(key, record)
-    return await async_store.delete(key, owner=None if record is None else record.owner)
-
-
-async def _on_any_store(step: Callable[..., Any], store: AnyStore, key: Key) -> Any:
-    if is_async(store):
-        return await cast("AsyncStore", store).get(key)
-    if not getattr(store, "blocking", True):
-        return step(store, key)
-    import asyncio
-
-    return await asyncio.get_running_loop().run_in_executor(hub_of(store).pool, step, store, key)
 
 
 def namespace_of(fn: Any, given: str | None, *, own: bool, shared: bool, prefixed: bool = False) -> str:
@@ -249,10 +193,9 @@ def wrap(
 
     attributes = cast("Any", wrapper)
     attributes.key_for = key_for
-    look: Any = lookup_async if is_coroutine else lookup
-    leave: Any = forget_async if is_coroutine else forget
-    attributes.lookup = lambda *args, **kwargs: look(store, key_for(*args, **kwargs))
-    attributes.forget = lambda *args, force=False, **kwargs: leave(store, key_for(*args, **kwargs), force=force)
+    asked: Any = ask_async if is_coroutine else ask
+    attributes.lookup = lambda *args, **kwargs: asked(store, lookup(key_for(*args, **kwargs)))
+    attributes.forget = lambda *args, force=False, **kwargs: asked(store, forget(key_for(*args, **kwargs), force=force))
     attributes.options = options
     attributes.stats = lambda: total([terms.teller.counts])
     attributes._counts = terms.teller.counts
@@ -260,7 +203,7 @@ def wrap(
 
 
 def _wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:
-    run = SyncDriver(terms).run
+    run = sync_driver(terms).run
 
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -40,8 +40,11 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (4.6, "operation renewal"),
     (4.7, "hub"),
     (4.8, "answers loops"),
+    (4.9, "upkeep"),
     (5, "driver_sync driver_async"),
-    (5.5, "wrapping"),
+    (5.1, "driver_joined"),
+    (5.2, "choosing"),
+    (5.5, "blocks wrapping"),
     (6, "guard"),
     (7, "decorator"),
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in

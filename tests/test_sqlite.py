@@ -595,7 +595,7 @@ def test_tokens_rise_over_removal_while_the_clock_stands(store: SqliteStore) -> 
 
 
 def test_a_call_from_inside_a_call_is_refused(path: Path) -> None:
-    """A finalizer or a signal handler may come in between: what it writes must not share the fate of what it broke in on."""
+    """What a finalizer or a signal handler writes must not share the fate of what it broke in on."""
     refused = []
 
     class Clock(FakeClock):

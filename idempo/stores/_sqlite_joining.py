@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 from idempo.errors import StoreError
 from idempo.stores._sqlite_records import Records, Work, is_busy, key_of, translated
@@ -25,9 +25,6 @@ class JoiningSqliteStore(Records):
     locked, or that changed since the transaction first read, is a StoreError, and the transaction must be rolled back
     and run again.
     """
-
-    transactional: Final = True
-    """The record commits with the caller's transaction: nothing may be renewed, joined or retried."""
 
     def __init__(self, connection: sqlite3.Connection, path: str, table: Table, clock: Callable[[], float]) -> None:
         super().__init__(table, clock)

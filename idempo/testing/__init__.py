@@ -14,6 +14,7 @@ from idempo.testing.clock import FakeClock
 from idempo.testing.flaky import AsyncFlakyStore, Call, FlakyStore
 from idempo.testing.history import UNKNOWN, Asked, RecordingStore, late_writes
 from idempo.testing.linearizability import NotLinearizableError, check_history
+from idempo.testing.unguarding import unguarded
 from idempo.testing.workload import check_store
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "check_history",
     "check_store",
     "late_writes",
+    "unguarded",
 ]
 
 

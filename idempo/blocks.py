@@ -1,0 +1,202 @@
+"""``with guard.operation(...)``: a block of code that is one operation, and its twin for ``async with``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from idempo.choosing import sync_driver
+from idempo.flights import Flight, Id
+from idempo.operation import Operation, _current, unguarded
+from idempo.records import Key
+from idempo.terms import Terms
+
+if TYPE_CHECKING:
+    from idempo.answers import Replayed
+    from idempo.driver_async import AsyncDriver
+    from idempo.driver_sync import SyncDriver
+
+R = TypeVar("R")
+
+
+class _Completable(Operation):
+    """What both colours of block share: a value is given once, while the block is open."""
+
+    __slots__ = ("_closed",)
+
+    _closed: bool
+
+    def _take(self, value: Any) -> Flight | None:
+        """Note the value; return the flight whose outcome it is, or None where nothing guards the block.
+
+        Raises:
+            RuntimeError: The operation has an outcome already, or the block was left.
+        """
+        flight = self._flight
+        if not self.fresh or self._closed or (flight is not None and (flight.returned or flight.over)):
+            raise RuntimeError(
+                "the operation has its outcome already, or its block was left: complete() is for once, where op.fresh"
+            )
+        if flight is None:
+            self._closed = True  # unguarded: nobody else keeps count
+        else:
+            flight.value, flight.returned = value, True
+        self._result = value
+        return flight
+
+
+class BlockOperation(_Completable):
+    """The `Operation` of a ``with guard.operation(...)`` block."""
+
+    __slots__ = ("_driver",)
+
+    _driver: SyncDriver
+
+    def complete(self, value: R) -> R:
+        """Store the value here and now, and return it. Once; what the block does afterwards undoes nothing.
+
+        Args:
+            value: The outcome that duplicates get; anything that the guard's codec can keep.
+
+        Raises:
+            RuntimeError: The operation was replayed or completed already, or its block was left.
+            LeaseLostError: The key is held no more: another attempt may run too. Carries the value.
+            ResultNotStoredError: The store did not take the outcome while the lease stood. Carries the value.
+        """
+        flight = self._take(value)
+        if flight is not None:
+            self._driver.complete(flight)
+        return value
+
+
+class AsyncBlockOperation(_Completable):
+    """The `Operation` of an ``async with guard.operation(...)`` block."""
+
+    __slots__ = ("_driver",)
+
+    _driver: AsyncDriver
+
+    async def complete(self, value: R) -> R:
+        """Store the value here and now, and return it: `BlockOperation.complete`, awaited."""
+        flight = self._take(value)
+        if flight is not None:
+            await self._driver.complete(flight)
+        return value
+
+
+class OperationBlock:
+    """A block that is one operation. Entered once, by ``with`` or, on any store, by ``async with``."""
+
+    __slots__ = ("_driver", "_fingerprint", "_flight", "_id", "_operation", "_reset", "_terms", "_used")
+
+    def __init__(self, terms: Terms, id_: Id, fingerprint: bytes | None) -> None:
+        self._terms = terms
+        self._id = id_
+        self._fingerprint = fingerprint
+        self._used = False
+        self._flight: Flight | None = None
+        self._driver: Any = None
+        self._operation: _Completable | None = None
+        self._reset: Token[Operation | None] | None = None
+
+    def __enter__(self) -> BlockOperation:
+        if self._begins_unguarded():
+            return self._open(BlockOperation, None)
+        self._driver = driver = sync_driver(self._terms)
+        self._flight = flight = Flight(self._id, self._fingerprint, self._terms)
+        try:
+            return self._open(BlockOperation, driver.enter(flight))
+        except BaseException as error:
+            if not flight.over:
+                driver.settle(flight, error)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        flight = self._flight
+        try:
+            self._close()
+            if flight is not None and error is None and not flight.over:
+                flight.returned = True  # with None, or the value whose storing was interrupted
+                self._driver.complete(flight)
+        except BaseException as later:
+            error = later
+            raise
+        finally:
+            if flight is not None and error is not None and not flight.over:
+                self._driver.settle(flight, error)
+
+    async def __aenter__(self) -> AsyncBlockOperation:
+        if self._begins_unguarded():
+            return self._open(AsyncBlockOperation, None)
+        import asyncio  # with the driver: `import idempo` does without
+
+        from idempo.driver_async import AsyncDriver
+
+        self._driver = driver = AsyncDriver(self._terms)
+        self._flight = flight = Flight(self._id, self._fingerprint, self._terms)
+        flight.task = asyncio.current_task()
+        try:
+            return self._open(AsyncBlockOperation, await driver.enter(flight))
+        except BaseException as error:
+            if not flight.over:
+                await driver.settle(flight, error)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        flight = self._flight
+        try:
+            self._close()
+            if flight is not None and error is None and not flight.over:
+                flight.returned = True
+                await self._driver.complete(flight)
+        except BaseException as later:
+            error = later
+            raise
+        finally:
+            if flight is not None and error is not None and not flight.over:
+                await self._driver.settle(flight, error)
+
+    def _begins_unguarded(self) -> bool:
+        if self._used:
+            raise RuntimeError("an operation block is for one use: call guard.operation(...) for each")
+        self._used = True
+        return unguarded.depth > 0
+
+    def _open(self, make: type[_OperationT], replayed: Replayed | None) -> _OperationT:
+        """Make the operation of the block that begins now."""
+        flight, outer = self._flight, _current.get()
+        if flight is None:
+            operation = make(Key(*self._id), outer=outer)
+        elif replayed is not None:
+            operation = make(
+                flight.key, attempt=replayed.attempt, token=replayed.token, fresh=False, result=replayed.value
+            )
+        else:
+            record = flight.record
+            attempt, token = (0, 0) if record is None else (record.attempt, record.token)
+            operation = make(flight.key, attempt=attempt, token=token, flight=flight, outer=outer)
+            operation._driver = self._driver
+        operation._closed = False
+        self._operation = operation
+        if operation.fresh:
+            self._reset = _current.set(operation)
+        return operation
+
+    def _close(self) -> None:
+        operation, reset = self._operation, self._reset
+        if operation is not None:
+            operation._closed = True
+        if reset is not None:
+            self._reset = None
+            # A generator may be closed in another context than it was begun in: there is nothing to put back there.
+            with suppress(ValueError):
+                _current.reset(reset)
+
+
+_OperationT = TypeVar("_OperationT", BlockOperation, AsyncBlockOperation)

@@ -1,0 +1,98 @@
+"""What is asked of a key from outside its calls: look at its record, forget it, settle it by hand.
+
+Each rule is written once, as a generator of requests to the store; two short drivers carry them out, so that sync and
+async cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeAlias, TypeVar, cast
+
+from idempo import answers
+from idempo.errors import InProgressError
+from idempo.flights import Flight
+from idempo.hub import hub_of
+from idempo.protocols import Store
+from idempo.records import Claim, Key, Record, State
+from idempo.terms import AnyStore, Terms
+
+T = TypeVar("T")
+
+Request: TypeAlias = Callable[[Any], Any]
+"""Given the store, calls one of its methods."""
+Steps: TypeAlias = Generator[Request, Any, T]
+
+
+def lookup(key: Key) -> Steps[Record | None]:
+    """Return a key's record, or None."""
+    return cast("Record | None", (yield lambda store: store.get(key)))
+
+
+def forget(key: Key, *, force: bool) -> Steps[bool]:
+    """Remove a key's record, but not under a live claim unless forced; say whether there was one."""
+    if force:
+        return cast("bool", (yield lambda store: store.delete(key)))
+    record: Record | None = yield lambda store: store.get(key)
+    if record is None:
+        return False
+    if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
+        raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
+    # Only what was looked at: whoever has taken the key since then holds it rightly.
+    return cast("bool", (yield lambda store: store.delete(key, owner=record.owner)))
+
+
+def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
+    """Give a key's outcome by hand; False, and nothing changed, where there is one already."""
+    policy = terms.policy
+    flight = Flight((key.namespace, key.value), None, terms)
+    claim: Claim = yield lambda store: store.claim(
+        key, owner=flight.owner, fingerprint=None, lease=policy.lease, ttl=policy.ttl
+    )
+    if not claim.acquired:
+        if claim.record.state is State.COMPLETED:
+            return False
+        raise InProgressError("a live claim holds the key; it may still end by itself", key=key)
+    flight.record, flight.value = claim.record, value
+    outcome, _ = answers.encode_value(flight)
+    return cast("bool", (yield lambda store: store.complete(key, owner=flight.owner, outcome=outcome, ttl=policy.ttl)))
+
+
+def is_async(store: object) -> bool:
+    """Whether a store's methods are coroutines."""
+    return inspect.iscoroutinefunction(getattr(store, "claim", None))
+
+
+def ask(store: AnyStore, steps: Steps[T]) -> T:
+    """Carry out the steps on a sync store.
+
+    Raises:
+        TypeError: The store is an AsyncStore.
+    """
+    if is_async(store):
+        raise TypeError("the store is an AsyncStore: use the …_async methods")
+    answer: Any = None
+    while True:
+        try:
+            request = steps.send(answer)
+        except StopIteration as end:
+            return cast("T", end.value)
+        answer = request(store)
+
+
+async def ask_async(store: AnyStore, steps: Steps[T]) -> T:
+    """Carry out the steps on any store; a blocking one is asked by a worker thread."""
+    if not is_async(store):
+        if not getattr(store, "blocking", True):
+            return ask(store, steps)
+        import asyncio  # `import idempo` does without
+
+        return await asyncio.get_running_loop().run_in_executor(hub_of(store).pool, ask, cast("Store", store), steps)
+    answer: Any = None
+    while True:
+        try:
+            request = steps.send(answer)
+        except StopIteration as end:
+            return cast("T", end.value)
+        answer = await cast("Awaitable[Any]", request(store))
