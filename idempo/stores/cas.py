@@ -153,19 +153,18 @@ class CasStore:
         return self._look(key, self._book.name(key)).record
 
     def delete(self, key: Key, *, owner: str | None = None) -> bool:
-        """See `Store.delete`."""
-        name, tried = self._book.name(key), False
+        """See `Store.delete`. False also where a first request did remove it, and only its answer was lost."""
+        name = self._book.name(key)
         for _ in range(ROUNDS):
             found = self._look(key, name)
             if not _transitions.delete(found.record, owner):
-                return tried and found.record is None  # gone by our own hand, and the answer was lost
+                return False
             try:
                 if self._backend.delete(name, found.revision):
                     self._book.forget(name)
                     return True
             except OSError as error:
                 raise _failed(key, error) from error
-            tried = True
         raise self._book.outrun(key)
 
     def _step(
@@ -259,18 +258,17 @@ class AsyncCasStore:
 
     async def delete(self, key: Key, *, owner: str | None = None) -> bool:
         """See `Store.delete`."""
-        name, tried = self._book.name(key), False
+        name = self._book.name(key)
         for _ in range(ROUNDS):
             found = await self._look(key, name)
             if not _transitions.delete(found.record, owner):
-                return tried and found.record is None
+                return False
             try:
                 if await self._backend.delete(name, found.revision):
                     self._book.forget(name)
                     return True
             except OSError as error:
                 raise _failed(key, error) from error
-            tried = True
         raise self._book.outrun(key)
 
     async def _step(

@@ -1,7 +1,8 @@
-"""The plainest key-value server there is: a dict under a lock."""
+"""The plainest key-value server there is: a dict under a lock, and the same in coroutines."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -63,3 +64,37 @@ class DictBackend:
         self._revision += 1
         self.values[key] = (value, self._revision, self._clock() + ttl)
         return self._revision
+
+
+class AsyncDictBackend:
+    """An `AsyncCasBackend`: a `DictBackend` in coroutines, each of which lets other tasks run first.
+
+    Attributes:
+        plain: The backend that it asks.
+    """
+
+    shared = False
+
+    def __init__(self, plain: DictBackend) -> None:
+        self.plain = plain
+        self.lasting_revisions = plain.lasting_revisions
+
+    async def get(self, key: str) -> tuple[bytes, int] | None:
+        """See `DictBackend.get`."""
+        await asyncio.sleep(0)
+        return self.plain.get(key)
+
+    async def add(self, key: str, value: bytes, ttl: float) -> int | None:
+        """See `DictBackend.add`."""
+        await asyncio.sleep(0)
+        return self.plain.add(key, value, ttl)
+
+    async def compare_and_swap(self, key: str, value: bytes, revision: int, ttl: float) -> int | None:
+        """See `DictBackend.compare_and_swap`."""
+        await asyncio.sleep(0)
+        return self.plain.compare_and_swap(key, value, revision, ttl)
+
+    async def delete(self, key: str, revision: int | None = None) -> bool:
+        """See `DictBackend.delete`."""
+        await asyncio.sleep(0)
+        return self.plain.delete(key, revision)

@@ -7,29 +7,7 @@ import pytest
 from idempo.records import Key
 from idempo.stores.cas import AsyncCasStore, CasStore
 from idempo.testing import AsyncStoreContract, FakeClock, StoreContract, StoreMachine, check_store
-from idempo.testing.backend import DictBackend
-
-
-class _AsyncDictBackend:
-    """`DictBackend`, in coroutines."""
-
-    shared = False
-
-    def __init__(self, backend: DictBackend) -> None:
-        self.plain = backend
-        self.lasting_revisions = backend.lasting_revisions
-
-    async def get(self, key: str) -> tuple[bytes, int] | None:
-        return self.plain.get(key)
-
-    async def add(self, key: str, value: bytes, ttl: float) -> int | None:
-        return self.plain.add(key, value, ttl)
-
-    async def compare_and_swap(self, key: str, value: bytes, revision: int, ttl: float) -> int | None:
-        return self.plain.compare_and_swap(key, value, revision, ttl)
-
-    async def delete(self, key: str, revision: int | None = None) -> bool:
-        return self.plain.delete(key, revision)
+from idempo.testing.backend import AsyncDictBackend, DictBackend
 
 
 def _damage(backend: DictBackend, how: str) -> None:
@@ -65,11 +43,11 @@ class TestCasStore(StoreContract):
 
 class TestAsyncCasStore(AsyncStoreContract):
     @pytest.fixture
-    def backend(self, clock: FakeClock) -> _AsyncDictBackend:
-        return _AsyncDictBackend(DictBackend(clock))
+    def backend(self, clock: FakeClock) -> AsyncDictBackend:
+        return AsyncDictBackend(DictBackend(clock))
 
     @pytest.fixture
-    def store(self, backend: _AsyncDictBackend, clock: FakeClock) -> AsyncCasStore:
+    def store(self, backend: AsyncDictBackend, clock: FakeClock) -> AsyncCasStore:
         return AsyncCasStore(backend, clock=clock, wall_clock=clock)
 
     def reopen(self, store: AsyncCasStore) -> AsyncCasStore:
@@ -78,7 +56,7 @@ class TestAsyncCasStore(AsyncStoreContract):
         return AsyncCasStore(store._backend, clock=clock, wall_clock=clock)
 
     def damage(self, store: AsyncCasStore, key: Key, how: str) -> None:
-        assert isinstance(store._backend, _AsyncDictBackend)
+        assert isinstance(store._backend, AsyncDictBackend)
         _damage(store._backend.plain, how)
 
 
@@ -93,7 +71,7 @@ def test_its_answers_can_be_explained_by_single_steps(lasting: bool) -> None:
 def test_its_twins_answers_can_be_explained_by_single_steps() -> None:
     """Behaviours 21-23: the same of `AsyncCasStore`."""
     clock = FakeClock()
-    check_store(AsyncCasStore(_AsyncDictBackend(DictBackend(clock)), clock=clock), clock=clock)
+    check_store(AsyncCasStore(AsyncDictBackend(DictBackend(clock)), clock=clock), clock=clock)
 
 
 class CasStoreMachine(StoreMachine):
