@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from cachetools import LRUCache
 
@@ -16,52 +14,11 @@ from idempo._fork import new_lock
 from idempo.codecs import PickleCodec
 from idempo.errors import StoreFullError
 from idempo.protocols import Codec
-from idempo.records import Claim, Key, Record, State
-
-_Id: TypeAlias = tuple[str, str]
+from idempo.records import Claim, Key, Record
+from idempo.stores._memory_records import Entry, Expiry, Id
 
 _SWEEP_PER_CLAIM: Final = 8
 _OVERHEAD: Final = 600  # bytes of a completed record beside its outcome, as measured
-
-
-class _Entry:
-    """A record as kept: with points in time where `Record` has seconds left.
-
-    RUNNING while it has a lease, COMPLETED once it has an outcome, RELEASED with neither.
-    """
-
-    __slots__ = ("attempt", "bucket", "expires", "fingerprint", "lease_end", "outcome", "owner", "token")
-
-    def __init__(
-        self, owner: str, fingerprint: bytes | None, attempt: int, token: int, lease_end: float | None
-    ) -> None:
-        self.owner = owner
-        self.fingerprint = fingerprint
-        self.attempt = attempt
-        self.token = token
-        self.lease_end = lease_end
-        self.outcome: bytes | None = None
-
-    expires: float
-    bucket: set[_Id]
-
-    def record(self, now: float) -> Record:
-        lease_end = self.lease_end
-        if lease_end is not None:
-            return Record(
-                State.RUNNING,
-                self.fingerprint,
-                self.attempt,
-                self.token,
-                self.owner,
-                None,
-                lease_end - now,
-                self.expires - now,
-            )
-        state = State.RELEASED if self.outcome is None else State.COMPLETED
-        return Record(
-            state, self.fingerprint, self.attempt, self.token, self.owner, self.outcome, None, self.expires - now
-        )
 
 
 class MemoryStore:
@@ -109,17 +66,17 @@ class MemoryStore:
         self._on_full = on_full
         self._clock = clock
         self._lock = new_lock()
-        self._running: dict[_Id, _Entry] = {}
-        self._released: dict[_Id, _Entry] = {}
-        self._completed: LRUCache[_Id, _Entry]
+        self._running: dict[Id, Entry] = {}
+        self._released: dict[Id, Entry] = {}
+        self._completed: LRUCache[Id, Entry]
         if max_bytes is None:
             self._completed = LRUCache(max_records)
         else:
             limit = max_bytes
             self._completed = LRUCache(limit, lambda entry: min(limit, len(entry.outcome or b"") + _OVERHEAD))
         self._max_bytes = max_bytes
-        self._expiry = _Expiry()
-        self._watchers: dict[_Id, list[Callable[[], None]]] = {}
+        self._expiry = Expiry()
+        self._watchers: dict[Id, list[Callable[[], None]]] = {}
         # Starts from the wall clock, so that fencing tokens also rise from one process to the next.
         self._tokens = itertools.count(time.time_ns() // 1000)
         self._evictions = 0
@@ -141,10 +98,13 @@ class MemoryStore:
     def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
         """See `NearStore.near`."""
         id_ = (namespace, value)
+        if id_ not in self._completed:
+            return None
         with self._lock:
-            if id_ not in self._completed:
+            try:
+                entry = self._completed[id_]
+            except KeyError:  # gone since the look without the lock, which spares new keys the lock
                 return None
-            entry = self._completed[id_]
         if entry.expires <= self._clock() or entry.outcome is None:
             return None
         return entry.fingerprint, entry.outcome, entry.attempt
@@ -167,23 +127,22 @@ class MemoryStore:
         id_ = (key.namespace, key.value)
         with self._lock:
             now = self._clock()
-            if self._expiry.due(now):
+            if self._expiry.next_due <= now:
                 self._sweep(now, _SWEEP_PER_CLAIM)
             found = self._find(id_, now)
             took_over = False
             if found is None:
                 self._make_room(key)
-                entry = _Entry(owner, fingerprint, 1, next(self._tokens), now + lease)
+                entry = Entry(owner, fingerprint, 1, next(self._tokens), now + lease)
             elif found.lease_end is None:
                 if found.outcome is not None or found.owner == owner:
                     return Claim(False, found.record(now), False)
                 kept = found.fingerprint if fingerprint is None else fingerprint
-                entry = _Entry(owner, kept, found.attempt + 1, next(self._tokens), now + lease)
+                entry = Entry(owner, kept, found.attempt + 1, next(self._tokens), now + lease)
                 self._drop(id_, found)
             elif found.owner == owner:
                 entry = found
                 entry.lease_end = now + lease
-                entry.bucket.discard(id_)
             elif (
                 found.lease_end <= now
                 and (take_over is True or take_over == found.owner)
@@ -191,12 +150,12 @@ class MemoryStore:
             ):
                 took_over = True
                 kept = found.fingerprint if fingerprint is None else fingerprint
-                entry = _Entry(owner, kept, found.attempt + 1, next(self._tokens), now + lease)
+                entry = Entry(owner, kept, found.attempt + 1, next(self._tokens), now + lease)
                 self._drop(id_, found)
             else:
                 return Claim(False, found.record(now), False)
             self._running[id_] = entry
-            self._expiry.add(id_, entry, now + lease + ttl, ttl)
+            self._expiry.put(id_, entry, now + lease + ttl, ttl)
             claim = Claim(True, entry.record(now), took_over)
         self._tell(id_)
         return claim
@@ -211,11 +170,13 @@ class MemoryStore:
                 return False
             if entry.lease_end is None:
                 return entry.outcome is not None
-            self._drop(id_, entry)
+            if self._max_bytes is not None:
+                self._free_bytes(len(outcome) + _OVERHEAD, self._max_bytes)
+            del self._running[id_]
             entry.lease_end = None
             entry.outcome = outcome
-            self._keep_completed(id_, entry)
-            self._expiry.add(id_, entry, now + ttl, ttl)
+            self._completed[id_] = entry
+            self._expiry.put(id_, entry, now + ttl, ttl)
         self._tell(id_)
         return True
 
@@ -227,16 +188,16 @@ class MemoryStore:
             entry = self._find(id_, now)
             held = entry is not None
             if entry is None:
-                entry = _Entry(owner, None, 0, next(self._tokens), None)
+                entry = Entry(owner, None, 0, next(self._tokens), None)
             elif entry.owner != owner or entry.outcome is not None:
                 return False
             elif entry.lease_end is None:
                 return entry.attempt > 0
             else:
-                self._drop(id_, entry)
+                del self._running[id_]
                 entry.lease_end = None
             self._released[id_] = entry
-            self._expiry.add(id_, entry, now + ttl, ttl)
+            self._expiry.put(id_, entry, now + ttl, ttl)
         self._tell(id_)
         return held
 
@@ -249,8 +210,7 @@ class MemoryStore:
             if entry is None or entry.owner != owner or entry.lease_end is None:
                 return False
             entry.lease_end = now + lease
-            entry.bucket.discard(id_)
-            self._expiry.add(id_, entry, now + lease + ttl, ttl)
+            self._expiry.put(id_, entry, now + lease + ttl, ttl)
         if lease == 0:
             self._tell(id_)
         return True
@@ -305,13 +265,13 @@ class MemoryStore:
         with self._lock:
             return self._sweep(self._clock(), limit)
 
-    def _ids(self, namespace: str) -> list[_Id]:
+    def _ids(self, namespace: str) -> list[Id]:
         with self._lock:
             return [
                 id_ for ids in (self._running, self._completed, self._released) for id_ in ids if id_[0] == namespace
             ]
 
-    def _find(self, id_: _Id, now: float) -> _Entry | None:
+    def _find(self, id_: Id, now: float) -> Entry | None:
         entry = self._running.get(id_)
         if entry is None:
             entry = self._completed[id_] if id_ in self._completed else self._released.get(id_)
@@ -322,21 +282,19 @@ class MemoryStore:
             return None
         return entry
 
-    def _drop(self, id_: _Id, entry: _Entry) -> None:
+    def _drop(self, id_: Id, entry: Entry) -> None:
         if entry.outcome is not None:
             del self._completed[id_]
         elif entry.lease_end is not None:
             del self._running[id_]
         else:
             del self._released[id_]
-        entry.bucket.discard(id_)
+        self._expiry.take_out(id_, entry)
 
-    def _keep_completed(self, id_: _Id, entry: _Entry) -> None:
-        if self._max_bytes is not None:  # LRUCache would evict as well, but unseen
-            size = self._completed.getsizeof(entry)
-            while self._completed.currsize + size > self._max_bytes:
-                self._evict()
-        self._completed[id_] = entry
+    def _free_bytes(self, size: int, limit: int) -> None:
+        # LRUCache would evict as well, but unseen.
+        while self._completed and self._completed.currsize + size > limit:
+            self._evict()
 
     def _make_room(self, key: Key) -> None:
         if len(self) < self._max_records:
@@ -355,7 +313,7 @@ class MemoryStore:
 
     def _evict(self) -> None:
         id_, entry = self._completed.popitem()
-        entry.bucket.discard(id_)
+        self._expiry.take_out(id_, entry)
         self._evictions += 1
 
     def _sweep(self, now: float, limit: int) -> int:
@@ -365,47 +323,9 @@ class MemoryStore:
             swept += 1
         return swept
 
-    def _tell(self, id_: _Id) -> None:
+    def _tell(self, id_: Id) -> None:
         if self._watchers and id_ in self._watchers:
             with self._lock:
                 watchers = list(self._watchers.get(id_, ()))
             for wake in watchers:
                 wake()
-
-
-class _Expiry:
-    """Which records are due, in buckets of a thirty-second to a sixty-fourth of their ttl.
-
-    A bucket is looked at only when all of it is due, so that finding the next due record is one step, adding and
-    removing one are constant, and a record costs a place in a set. (A heap of records would keep removed ones, and
-    cachetools' TLRUCache removes everything that is due within one call.)
-    """
-
-    __slots__ = ("_buckets", "_ends")
-
-    def __init__(self) -> None:
-        self._buckets: dict[tuple[int, int], set[_Id]] = {}
-        self._ends: list[tuple[float, tuple[int, int]]] = []
-
-    def add(self, id_: _Id, entry: _Entry, expires: float, ttl: float) -> None:
-        width = math.frexp(ttl)[1] - 6
-        index = int(math.ldexp(expires, -width))
-        bucket = self._buckets.get((width, index))
-        if bucket is None:
-            bucket = self._buckets[width, index] = set()
-            heapq.heappush(self._ends, (math.ldexp(index + 1, width), (width, index)))
-        bucket.add(id_)
-        entry.bucket = bucket
-        entry.expires = expires
-
-    def due(self, now: float) -> bool:
-        return bool(self._ends) and self._ends[0][0] <= now
-
-    def pop(self, now: float) -> _Id | None:
-        """Take out one record that is due, if there is any."""
-        while self._ends and self._ends[0][0] <= now:
-            bucket = self._buckets[self._ends[0][1]]
-            if bucket:
-                return bucket.pop()
-            del self._buckets[heapq.heappop(self._ends)[1]]
-        return None

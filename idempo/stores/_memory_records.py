@@ -1,0 +1,98 @@
+"""A record as the memory store keeps it, and the order in which records come due."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import TypeAlias
+
+from idempo.records import Record, State
+
+Id: TypeAlias = tuple[str, str]
+
+
+class Entry:
+    """A record as kept: with points in time where `Record` has seconds left.
+
+    RUNNING while it has a lease, COMPLETED once it has an outcome, RELEASED with neither.
+    """
+
+    __slots__ = ("attempt", "bucket", "expires", "fingerprint", "lease_end", "outcome", "owner", "token")
+
+    def __init__(
+        self, owner: str, fingerprint: bytes | None, attempt: int, token: int, lease_end: float | None
+    ) -> None:
+        self.owner = owner
+        self.fingerprint = fingerprint
+        self.attempt = attempt
+        self.token = token
+        self.lease_end = lease_end
+        self.outcome: bytes | None = None
+        self.bucket: set[Id] | None = None
+
+    expires: float
+
+    def record(self, now: float) -> Record:
+        """Return the record as it stands at this point in time."""
+        lease_end = self.lease_end
+        if lease_end is None:
+            state, lease_left = State.RELEASED if self.outcome is None else State.COMPLETED, None
+        else:
+            state, lease_left = State.RUNNING, lease_end - now
+        return Record(
+            state,
+            self.fingerprint,
+            self.attempt,
+            self.token,
+            self.owner,
+            self.outcome,
+            lease_left,
+            self.expires - now,
+        )
+
+
+class Expiry:
+    """Which records are due, in buckets of a thirty-second to a sixty-fourth of their ttl.
+
+    A bucket is looked at only when all of it is due, so that finding the next due record is one step, adding and
+    removing one are constant, and a record costs a place in a set. (A heap of records would keep removed ones, and
+    cachetools' TLRUCache removes everything that is due within one call.)
+    """
+
+    __slots__ = ("_buckets", "_ends", "next_due")
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[int, int], set[Id]] = {}
+        self._ends: list[tuple[float, tuple[int, int]]] = []
+        self.next_due = math.inf
+        """No record is due before this point in time."""
+
+    def put(self, id_: Id, entry: Entry, expires: float, ttl: float) -> None:
+        """Note when this record expires, in place of what was noted before."""
+        width = math.frexp(ttl)[1] - 6
+        index = int(math.ldexp(expires, -width))
+        bucket = self._buckets.get((width, index))
+        if bucket is None:
+            bucket = self._buckets[width, index] = set()
+            heapq.heappush(self._ends, (math.ldexp(index + 1, width), (width, index)))
+            self.next_due = self._ends[0][0]
+        entry.expires = expires
+        if bucket is not entry.bucket:
+            self.take_out(id_, entry)
+            bucket.add(id_)
+            entry.bucket = bucket
+
+    def take_out(self, id_: Id, entry: Entry) -> None:
+        """Forget when this record expires."""
+        if entry.bucket is not None:
+            entry.bucket.discard(id_)
+
+    def pop(self, now: float) -> Id | None:
+        """Take out one record that is due, if there is any."""
+        while self.next_due <= now:
+            bucket = self._buckets[self._ends[0][1]]
+            if bucket:
+                return bucket.pop()
+            del self._buckets[heapq.heappop(self._ends)[1]]
+            self.next_due = self._ends[0][0] if self._ends else math.inf
+        return None
