@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from idempo.choosing import sync_driver
 from idempo.flights import Flight, Id
@@ -189,9 +189,8 @@ class OperationBlock:
         return operation
 
     def _close(self) -> None:
-        operation, reset = self._operation, self._reset
-        if operation is not None:
-            operation._closed = True
+        reset = self._reset
+        cast("_Completable", self._operation)._closed = True
         if reset is not None:
             self._reset = None
             # A generator may be closed in another context than it was begun in: there is nothing to put back there.

@@ -84,8 +84,7 @@ class JoinedDriver(SyncDriver):
         try:
             savepoint.__exit__(type(error), error, error.__traceback__)
         except StoreError as failed:
-            if failed is not error:
-                self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
+            self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
         else:
             if flight.record is not None:
                 self._terms.teller.tell(EventKind.RELEASED, flight.key, flight.attempt, error=error)

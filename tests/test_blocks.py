@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from idempo import (
     current_operation,
 )
 from idempo.stores.cas import AsyncCasStore
+from idempo.stores.sqlite import SqliteStore
 from idempo.testing import FakeClock, FlakyStore, unguarded
 from idempo.testing.backend import AsyncDictBackend, DictBackend
 
@@ -411,3 +414,53 @@ def test_an_unguarded_block_takes_one_value_too() -> None:
         op.complete(1)
         with pytest.raises(RuntimeError, match="outcome already"):
             op.complete(2)
+
+
+def test_keys_of_a_blocking_store_are_asked_for_by_a_worker_thread(tmp_path: Path) -> None:
+    """A coroutine looks, resolves and forgets without stopping its loop for the file."""
+    threads = set()
+
+    class Watched(SqliteStore):
+        def get(self, key: Key) -> Any:
+            threads.add(threading.get_ident())
+            return super().get(key)
+
+    async def scenario() -> None:
+        with Watched(tmp_path / "idempo.db") as store:
+            guard = Idempotency(store, namespace="billing")
+            assert await guard.resolve_async(KEY, "by hand")
+            record = await guard.lookup_async(KEY)
+            assert record is not None
+            assert record.state is State.COMPLETED
+            assert await guard.forget_async(KEY)
+            assert await guard.lookup_async(KEY) is None
+
+    asyncio.run(scenario())
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("at", ["claim", "complete"])
+def test_an_interrupt_inside_the_store_sticks_no_key(blocks: Blocks, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """Behaviour 30: while entering the key is free again; while leaving, the value is stored all the same."""
+    real = getattr(MemoryStore, at)
+
+    def interrupted(self: MemoryStore, *args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(MemoryStore, at, real)
+        real(self, *args, **options)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(MemoryStore, at, interrupted)
+
+    async def in_async() -> None:
+        async with blocks.guard.operation(KEY):
+            pass
+
+    def in_sync() -> None:
+        with blocks.guard.operation(KEY):
+            pass
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(in_async()) if blocks.colour == "async" else in_sync()
+    expected = None if at == "complete" else "next"
+    assert blocks.run(lambda op: "next") == expected

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from idempo.errors import RecordError, StoreError
-from idempo.protocols import Store
+from idempo.protocols import Store, TransactionalStore
 from idempo.records import Key, State
 from idempo.stores.sqlite import JoiningSqliteStore, SqliteStore
 
@@ -65,11 +65,11 @@ def payments(store: SqliteStore) -> int:
 
 
 def test_it_is_a_store_and_says_what_it_is(store: SqliteStore, connection: sqlite3.Connection) -> None:
-    """A driver asks for ``transactional``; every other store has no such attribute."""
+    """A driver asks for `TransactionalStore`; the store that it was made by is none."""
     joining = store.joining(connection)
     assert isinstance(joining, Store)
-    assert joining.transactional is True
-    assert not hasattr(store, "transactional")
+    assert isinstance(joining, TransactionalStore)
+    assert not isinstance(store, TransactionalStore)
 
 
 def test_commit_keeps_effect_and_record(store: SqliteStore, connection: sqlite3.Connection) -> None:

@@ -6,7 +6,7 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar, TypeVarTuple
 
 from idempo.errors import StoreError
@@ -34,24 +34,32 @@ class JoiningSqliteStore(Records):
         self._savepoints = itertools.count(1)
         self._reading(self._prepare, path)
 
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Undo what is done inside, record and effect, when it raises; the caller's transaction goes on.
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Return a context that undoes what is done inside, record and effect, when it raises.
+
+        The caller's transaction goes on. One that is never left undoes and writes nothing, as in a forked child.
 
         Raises:
             StoreError: The transaction is over: the body itself must neither commit nor roll back.
         """
-        name = f"idempo_{next(self._savepoints)}"
-        self._reading(_execute, f"SAVEPOINT {name}")
+        return _Savepoint(self, f"idempo_{next(self._savepoints)}")
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the transaction that was joined, or another on its connection, is open."""
         try:
-            yield
-        except BaseException:
-            # Where SQLite has already rolled the whole transaction back, there is nothing left to undo.
-            if self._connection.in_transaction:
-                self._reading(_execute, f"ROLLBACK TO {name}")
-                self._reading(_execute, f"RELEASE {name}")
-            raise
-        self._reading(_execute, f"RELEASE {name}")
+            return self._connection.in_transaction
+        except sqlite3.ProgrammingError:  # closed
+            return False
+
+    def execute(self, statement: str) -> None:
+        """Execute one of idempo's own statements in the transaction.
+
+        Raises:
+            ValueError: The connection is in no transaction.
+            StoreError: SQLite refuses it.
+        """
+        self._reading(_execute, statement)
 
     def _prepare(self, connection: sqlite3.Connection, path: str) -> None:
         files = {name: file for _, name, file in connection.execute("PRAGMA database_list").fetchall()}
@@ -82,7 +90,7 @@ class JoiningSqliteStore(Records):
     @contextmanager
     def _joined(self, args: tuple[object, ...]) -> Iterator[None]:
         connection = self._connection
-        if not connection.in_transaction:
+        if not self.in_transaction:
             raise ValueError(
                 "the connection is in no transaction, so effect and record could not commit together: begin one "
                 'with connection.execute("BEGIN IMMEDIATE"), and commit it after the call'
@@ -99,6 +107,24 @@ class JoiningSqliteStore(Records):
             raise translated(error, "the transaction that was joined", args) from error
         finally:
             connection.row_factory, connection.text_factory = factories
+
+
+class _Savepoint:
+    """A savepoint; no generator, which would be run to its end when it is collected, in whatever process that is."""
+
+    def __init__(self, store: JoiningSqliteStore, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._store.execute(f"SAVEPOINT {self._name}")
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._store.execute(f"RELEASE {self._name}")
+        elif self._store.in_transaction:  # else SQLite has rolled all of it back, and nothing is left to undo
+            self._store.execute(f"ROLLBACK TO {self._name}")
+            self._store.execute(f"RELEASE {self._name}")
 
 
 def _execute(connection: sqlite3.Connection, statement: str) -> None:
