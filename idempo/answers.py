@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
-from idempo.decisions import Do
+from idempo.decisions import Do, End, after_claim
 from idempo.envelope import Kind
 from idempo.errors import (
     CodecError,
@@ -15,13 +16,17 @@ from idempo.errors import (
     LeaseLostError,
     ReentrantCallError,
     ResultLostError,
+    ResultNotStoredError,
 )
 from idempo.fingerprint import fingerprint_version_supported
-from idempo.flights import Flight, Id
-from idempo.records import EventKind, Key, Record
+from idempo.flights import Failure, Flight, Id, Phase, Room
+from idempo.records import Claim, EventKind, Key, Record
 from idempo.terms import Terms
 
 _LONGEST_RETRY_AFTER: Final = 2.0
+
+_VALUE: Final = Kind.VALUE  # reading a member off its class is a call into Python until 3.12
+_EXECUTED: Final = EventKind.EXECUTED
 
 
 class Replayed:
@@ -44,7 +49,7 @@ def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, att
     """
     kind, content = terms.outcomes.read(outcome, id_[0], id_[1], fingerprint)
     terms.teller.replayed(id_[0], id_[1], attempt)
-    if kind is Kind.VALUE:
+    if kind is _VALUE:
         return content
     if kind is Kind.ERROR:
         raise content
@@ -54,6 +59,45 @@ def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, att
 def replay_record(terms: Terms, id_: Id, record: Record) -> Any:
     """`replay` for a completed record."""
     return replay(terms, id_, record.fingerprint, record.outcome or b"", record.attempt)
+
+
+def given(flight: Flight, end: Record | Failure) -> Replayed | None:
+    """Give a call the end of another one that it had joined; None: claim anew.
+
+    Raises:
+        BaseException: Whatever the other's function, or its store, raised.
+        IdempotencyError: What a duplicate is refused with.
+    """
+    if isinstance(end, Failure):
+        flight.phase = Phase.ENDED
+        raise end.raised()
+    do = after_claim(Claim(False, end, False), flight.fingerprint, flight.terms.policy)
+    if do not in (Do.REPLAY, Do.REFUSE_MISMATCH, Do.REFUSE_DOUBT):
+        return None
+    flight.phase = Phase.ENDED
+    return concluded(flight, do, end)
+
+
+def concluded(flight: Flight, do: Do, record: Record) -> Replayed:
+    """Replay the record, or raise what is refused."""
+    if do is not Do.REPLAY:
+        raise refusal(flight.terms, flight.key, do, record)
+    return Replayed(replay_record(flight.terms, flight.id, record), record.attempt, record.token)
+
+
+def left(flight: Flight, room: Room, *, leads: bool, waited: float, deadline: float) -> Record | Failure | None:
+    """Say what a call takes along from the room where it waited; None: look again.
+
+    Raises:
+        InProgressError: Nothing, and its deadline has come.
+    """
+    if room.end is not None:
+        return room.end if isinstance(room.end, Record | Failure) else None
+    if not leads and time.monotonic() >= deadline:
+        flight.phase = Phase.ENDED
+        attempt = 0 if room.leader is None else room.leader.attempt
+        raise in_progress(flight.terms, flight.key, attempt, waited)
+    return None
 
 
 def refusal(terms: Terms, key: Key, do: Do, record: Record) -> IdempotencyError:
@@ -120,11 +164,45 @@ def lease_lost(flight: Flight) -> LeaseLostError:
     return error
 
 
+def completed(flight: Flight, kind: EventKind, *, stored: bool | None) -> Any:
+    """Return the value of a finished function, once it was tried to store it.
+
+    Args:
+        flight: The call.
+        kind: The event to tell when the outcome stands.
+        stored: Whether it stands; None where the store did not answer while the lease lived.
+
+    Raises:
+        ResultNotStoredError: It does not stand yet.
+        LeaseLostError: It does not stand.
+    """
+    if stored:
+        flight.terms.teller.tell(kind, flight.key, flight.attempt, time.monotonic() - flight.asked_at)
+    elif stored is None:
+        if flight.terms.policy.store_errors == "raise":
+            raise ResultNotStoredError(
+                "the function ran, but the store did not take its outcome; it is offered again while we live",
+                key=flight.key,
+                result=flight.value,
+            )
+    elif flight.record is not None:  # else nothing was ever claimed
+        raise lease_lost(flight)
+    return flight.value
+
+
+def left_behind(flight: Flight, end: End, error: BaseException, *, held: bool) -> None:
+    """Tell how the claim of a function that raised was ended."""
+    kind = EventKind.RELEASED if end is End.RELEASE else EventKind.IN_DOUBT
+    if not held and flight.record is not None:
+        kind = EventKind.LEASE_LOST
+    flight.terms.teller.tell(kind, flight.key, flight.attempt, error=error)
+
+
 def encode_value(flight: Flight) -> tuple[bytes, EventKind]:
     """Return a returned value as an outcome, *lost* where it cannot be kept, and the event to tell."""
     outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, _bound_to(flight)
     try:
-        return outcomes.encode_value(flight.value, namespace, value, fingerprint), EventKind.EXECUTED
+        return outcomes.encode_value(flight.value, namespace, value, fingerprint), _EXECUTED
     except CodecError as error:
         return outcomes.encode_lost(str(error), namespace, value, fingerprint), EventKind.RESULT_LOST
 

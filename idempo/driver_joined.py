@@ -47,8 +47,7 @@ class JoinedDriver(SyncDriver):
                 return None
             if do is Do.REPLAY:
                 self._release_savepoint(flight)
-                value = answers.replay_record(terms, flight.id, record)
-                return answers.Replayed(value, record.attempt, record.token)
+                return answers.concluded(flight, do, record)
             if do is Do.WAIT:  # to wait would be to hold the caller's locks
                 raise answers.in_progress(terms, flight.key, record.attempt, 0.0)
             flight.owner = new_owner()
@@ -69,11 +68,10 @@ class JoinedDriver(SyncDriver):
             flight.phase = Phase.ENDED
             raise answers.lease_lost(flight)
         outcome, kind = answers.encode_value(flight)
-        if not self._write(flight, outcome):
-            raise answers.lease_lost(flight)  # the body itself has forgotten the key
-        self._release_savepoint(flight)
-        self._terms.teller.tell(kind, flight.key, flight.attempt, time.monotonic() - flight.asked_at)
-        return flight.value
+        stored = self._write(flight, outcome)
+        if stored:  # else the body itself has forgotten the key
+            self._release_savepoint(flight)
+        return answers.completed(flight, kind, stored=stored)
 
     def settle(self, flight: Flight, error: BaseException) -> None:
         """Undo claim and effect of a body that raised; the caller's transaction goes on."""

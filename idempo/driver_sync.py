@@ -14,7 +14,6 @@ from idempo.decisions import Do, End, after_claim, after_error, agree
 from idempo.errors import (
     IdempotencyError,
     InDoubtError,
-    ResultNotStoredError,
     StoreError,
     StoreFullError,
 )
@@ -88,10 +87,7 @@ class SyncDriver:
                 if not told:
                     terms.teller.tell(EventKind.WAITED, flight.key, duration=time.monotonic() - started)
                     told = True
-                if isinstance(end, Failure):
-                    flight.phase = Phase.ENDED
-                    raise end.raised()
-                answer = self._given(flight, Claim(False, end, False))
+                answer = answers.given(flight, end)
                 if answer is not None:
                     return answer
                 continue
@@ -127,28 +123,7 @@ class SyncDriver:
                 successor = flight
         finally:
             leads = self._hub.flights.leave(room, group, woken, successor)
-        if room.end is not None:
-            return room.end if isinstance(room.end, Record | Failure) else None
-        if leads:
-            return None
-        if time.monotonic() >= deadline:
-            flight.phase = Phase.ENDED
-            attempt = 0 if room.leader is None else room.leader.attempt
-            raise answers.in_progress(self._terms, flight.key, attempt, time.monotonic() - started)
-        return None
-
-    def _given(self, flight: Flight, claim: Claim) -> answers.Replayed | None:
-        """Deal with a record that somebody else's call ended with; None: claim anew."""
-        do = after_claim(claim, flight.fingerprint, self._terms.policy)
-        record = claim.record
-        if do is Do.REPLAY:
-            flight.phase = Phase.ENDED
-            value = answers.replay_record(self._terms, flight.id, record)
-            return answers.Replayed(value, record.attempt, record.token)
-        if do in (Do.REFUSE_MISMATCH, Do.REFUSE_DOUBT):
-            flight.phase = Phase.ENDED
-            raise answers.refusal(self._terms, flight.key, do, record)
-        return None
+        return answers.left(flight, room, leads=leads, waited=time.monotonic() - started, deadline=deadline)
 
     def _lead(self, flight: Flight, started: float, deadline: float, *, waited: bool) -> answers.Replayed | None:
         """Claim, and wait for calls elsewhere, until the key is ours or its outcome is known."""
@@ -165,12 +140,6 @@ class SyncDriver:
             if do is Do.RUN:
                 self._hold(flight, claim)
                 return None
-            if do is Do.REPLAY:
-                flights.finish(flight, record)
-                if waited:
-                    terms.teller.tell(EventKind.WAITED, flight.key, record.attempt, time.monotonic() - started)
-                value = answers.replay_record(terms, flight.id, record)
-                return answers.Replayed(value, record.attempt, record.token)
             if do is Do.WAIT:
                 flight.phase = Phase.WAITING
                 if time.monotonic() >= deadline:
@@ -194,7 +163,9 @@ class SyncDriver:
                 take_over = terms.take_over
             else:
                 flights.finish(flight, record)
-                raise answers.refusal(terms, flight.key, do, record)
+                if waited and do is Do.REPLAY:
+                    terms.teller.tell(EventKind.WAITED, flight.key, record.attempt, time.monotonic() - started)
+                return answers.concluded(flight, do, record)
 
     def _probe(self, flight: Flight) -> Any:
         try:
@@ -280,21 +251,7 @@ class SyncDriver:
         """Store what the function returned, and return it."""
         outcome, kind = answers.encode_value(flight)
         stored = self._store_outcome(flight, outcome)
-        if stored is None:
-            raise_it = self._terms.policy.store_errors == "raise"
-            if raise_it:
-                raise ResultNotStoredError(
-                    "the function ran, but the store did not take its outcome; it is offered again while we live",
-                    key=flight.key,
-                    result=flight.value,
-                )
-            return flight.value
-        if not stored:
-            if flight.record is None:
-                return flight.value
-            raise answers.lease_lost(flight)
-        self._terms.teller.tell(kind, flight.key, flight.attempt, time.monotonic() - flight.asked_at)
-        return flight.value
+        return answers.completed(flight, kind, stored=stored)
 
     def _store_outcome(self, flight: Flight, outcome: bytes) -> bool | None:
         """Say whether the outcome stands; None when the store did not answer while the lease lived."""
@@ -351,13 +308,16 @@ class SyncDriver:
             if self._store_outcome(flight, outcome):
                 terms.teller.tell(kind, key, flight.attempt, error=error)
             return
-        try:
-            if end is End.RELEASE:
-                self._store.release(key, owner=flight.owner, ttl=terms.policy.lease)
-                terms.teller.tell(EventKind.RELEASED, key, flight.attempt, error=error)
+        for last in (False, True):
+            try:
+                if end is End.RELEASE:
+                    held = self._store.release(key, owner=flight.owner, ttl=terms.policy.lease)
+                else:
+                    self._hub.renewer.land(flight)
+                    held = self._store.renew(key, owner=flight.owner, lease=0.0, ttl=terms.policy.ttl)
+            except StoreError as failed:
+                if last:
+                    terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failed)
             else:
-                self._hub.renewer.land(flight)
-                self._store.renew(key, owner=flight.owner, lease=0.0, ttl=terms.policy.ttl)
-                terms.teller.tell(EventKind.IN_DOUBT, key, flight.attempt, error=error)
-        except StoreError as failed:
-            terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failed)
+                answers.left_behind(flight, end, error, held=held)
+                return

@@ -311,3 +311,49 @@ def test_an_observer_that_raises_breaks_nothing(is_async: bool) -> None:
 
     result = asyncio.run(guard.run_async("k", one)) if is_async else guard.run("k", lambda: 1)
     assert result == 1
+
+
+@pytest.mark.parametrize(("policy", "method"), [("rerun", "release"), ("raise", "renew")])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_end_that_was_not_answered_is_tried_once_more(is_async: bool, policy: Any, method: str, when: Any) -> None:
+    """Behaviour 34: as if the answer had arrived; the key is free, or in doubt, at once."""
+    store = FlakyStore(MemoryStore(), [(method, 1, when)])
+    run = Runner(store, is_async, in_doubt=policy, wait=0)
+    with pytest.raises(ValueError, match="no"):
+        run(raising(ValueError("no")))
+    assert run.events == ["released" if policy == "rerun" else "in_doubt"]
+    if policy == "rerun":
+        assert run(lambda: 1) == 1
+    else:
+        with pytest.raises(InDoubtError):
+            run(lambda: 1)
+
+
+@pytest.mark.parametrize(("policy", "method"), [("rerun", "release"), ("raise", "renew")])
+def test_an_end_that_the_store_never_takes_is_told(is_async: bool, policy: Any, method: str) -> None:
+    """Behaviour 30: the original is raised all the same; the lease runs out by itself."""
+    run = Runner(FlakyStore(MemoryStore(), [(method, None, "before")]), is_async, in_doubt=policy)
+    with pytest.raises(ValueError, match="no"):
+        run(raising(ValueError("no")))
+    assert run.events == ["store_failed"]
+
+
+@pytest.mark.parametrize("policy", ["rerun", "raise"])
+def test_a_failing_function_whose_claim_is_gone_says_so(is_async: bool, policy: Any) -> None:
+    """Behaviour 22: what another has taken over is neither released nor put in doubt."""
+    clock = FakeClock()
+    store = MemoryStore(clock=clock)
+    run = Runner(store, is_async, in_doubt=policy)
+
+    def overtaken() -> None:
+        clock.advance(16)
+        assert store.claim(KEY, owner="other", fingerprint=None, lease=15, ttl=100).took_over
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        run(overtaken)
+    assert run.events == ["lease_lost"]
+    record = store.get(KEY)
+    assert record is not None
+    assert (record.owner, record.state) == ("other", State.RUNNING)
+    assert record.lease_left == 15
