@@ -39,6 +39,10 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
+_CLAIMING: Final = Phase.CLAIMING  # reading a member off its class is a call into Python until 3.12
+_ENDED: Final = Phase.ENDED
+
+
 class Failure:
     """The end of a flight whose function, or store, raised: shared with those who joined it."""
 
@@ -132,7 +136,7 @@ class Flight:
         self.thread = threading.get_ident()
         self.task: object = None
         self.generation = _fork.generation()
-        self.phase = Phase.CLAIMING
+        self.phase = _CLAIMING
         self.record: Record | None = None
         self.stands_until = 0.0
         self.returned = False
@@ -252,7 +256,7 @@ class Flights:
             offering: The store has not taken the outcome yet: the flight stays, and duplicates get it from here.
         """
         with self._lock:
-            flight.phase = Phase.ENDED
+            flight.phase = _ENDED
             if not offering and self._table.get(flight.id) is flight:
                 del self._table[flight.id]
             if flight.room is None and not offering:
@@ -333,7 +337,7 @@ class _Owners:
     def renew(self) -> None:
         prefix = os.urandom(12).hex()  # what `secrets` gives, without its imports
         count = itertools.count().__next__
-        self.new: Callable[[], str] = lambda: f"{prefix}.{count():x}"
+        self.new: Callable[[], str] = lambda: f"{prefix}.{count()}"
 
 
 _owners: Final = _Owners()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from idempo.records import Record, State
 
 Id: TypeAlias = tuple[str, str]
+
+_RUNNING: Final = State.RUNNING  # reading a member off its class is a call into Python until 3.12
 
 
 class Entry:
@@ -38,7 +40,7 @@ class Entry:
         if lease_end is None:
             state, lease_left = State.RELEASED if self.outcome is None else State.COMPLETED, None
         else:
-            state, lease_left = State.RUNNING, lease_end - now
+            state, lease_left = _RUNNING, lease_end - now
         return Record(
             state,
             self.fingerprint,
