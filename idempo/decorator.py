@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Unpack, overload
 
+from idempo.fingerprint import PLAIN, Fingerprinter
 from idempo.keys import ALL_ARGUMENTS, EVERYTHING, KeySpec, PayloadSpec
 from idempo.policy import Policy, PolicyOptions
 from idempo.protocols import Codec, Observer
@@ -25,6 +26,7 @@ def idempotent(
     ignore: Sequence[str] = ...,
     store: AnyStore | None = ...,
     namespace: str | None = ...,
+    fingerprinter: Fingerprinter = ...,
     codec: Codec | None = ...,
     observers: Sequence[Observer] = ...,
     **policy: Unpack[PolicyOptions],
@@ -38,6 +40,7 @@ def idempotent(
     ignore: Sequence[str] = (),
     store: AnyStore | None = None,
     namespace: str | None = None,
+    fingerprinter: Fingerprinter = PLAIN,
     codec: Codec | None = None,
     observers: Sequence[Observer] = (),
     **policy: Unpack[PolicyOptions],
@@ -52,6 +55,7 @@ def idempotent(
         ignore: Parameters that are no part of the payload.
         store: Where records live; a `MemoryStore` of the function's own when None.
         namespace: The function's module and qualified name when None.
+        fingerprinter: Digests the payload; one of your own has a secret, or hooks for classes.
         codec: How results are kept; the store's default when None.
         observers: Called with each `Event`.
         **policy: The options of `Policy`.
@@ -71,6 +75,7 @@ def idempotent(
         "key": key,
         "payload": payload,
         "ignore": ignore,
+        "fingerprinter": fingerprinter,
         "codec": codec,
         "observers": tuple(observers),
     }

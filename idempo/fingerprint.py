@@ -128,7 +128,8 @@ class Fingerprinter:
         raise AttributeError(f"a Fingerprinter is immutable: {name} cannot be deleted")
 
 
-_PLAIN: Final = Fingerprinter()
+PLAIN: Final = Fingerprinter()
+"""SHA-256, no hooks."""
 
 
 def fingerprint(value: Any) -> bytes:
@@ -152,7 +153,7 @@ def fingerprint(value: Any) -> bytes:
     Raises:
         FingerprintError: Something in the value has no canonical form; its ``path`` leads there.
     """
-    return _PLAIN(value)
+    return PLAIN(value)
 
 
 def fingerprint_version_supported(stored: bytes) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final, Unpack, cast, overload
 
 from idempo.blocks import OperationBlock
 from idempo.choosing import sync_driver
-from idempo.fingerprint import Fingerprinter
+from idempo.fingerprint import PLAIN, Fingerprinter
 from idempo.keys import (
     ALL_ARGUMENTS,
     EVERYTHING,
@@ -31,6 +31,7 @@ from idempo.wrapping import (
     Guarded,
     P,
     R,
+    digests,
     make_terms,
     namespace_of,
     run_unguarded,
@@ -48,6 +49,7 @@ class Idempotency:
     Args:
         store: Where records live; a `MemoryStore` of its own when None.
         namespace: Which family of operations; 1 to 255 characters, no "/".
+        fingerprinter: Digests payloads; one of your own has a secret, or hooks for classes.
         codec: How results are kept; the store's default when None.
         seal: Protects results in a store that others can write.
         observers: Called with each `Event`.
@@ -72,6 +74,7 @@ class Idempotency:
         store: AnyStore | None = None,
         *,
         namespace: str = DEFAULT_NAMESPACE,
+        fingerprinter: Fingerprinter = PLAIN,
         codec: Codec | None = None,
         seal: Seal | None = None,
         observers: Sequence[Observer] = (),
@@ -85,7 +88,7 @@ class Idempotency:
         self._observers = tuple(observers)
         self._terms = make_terms(self.store, policy=self.policy, codec=codec, seal=seal, observers=self._observers)
         self._counts: list[Counts] = [self._terms.teller.counts]
-        self._fingerprinter = Fingerprinter()
+        self._fingerprinter = digests(fingerprinter)
 
     def run(self, key: Any, fn: Callable[..., R], /, *args: Any, payload: Any = _UNSET, **kwargs: Any) -> R:
         """Run ``fn(*args, **kwargs)`` once for this key, or return the first outcome.
@@ -162,6 +165,7 @@ class Idempotency:
         payload: PayloadSpec = ...,
         ignore: Sequence[str] = ...,
         namespace: str | None = ...,
+        fingerprinter: Fingerprinter | None = ...,
         codec: Codec | None = ...,
         observers: Sequence[Observer] = ...,
         **policy: Unpack[PolicyOptions],
@@ -175,6 +179,7 @@ class Idempotency:
         payload: PayloadSpec = EVERYTHING,
         ignore: Sequence[str] = (),
         namespace: str | None = None,
+        fingerprinter: Fingerprinter | None = None,
         codec: Codec | None = None,
         observers: Sequence[Observer] = (),
         **policy: Unpack[PolicyOptions],
@@ -201,6 +206,7 @@ class Idempotency:
                 key=key,
                 payload=payload,
                 ignore=ignore,
+                fingerprinter=self._fingerprinter if fingerprinter is None else fingerprinter,
                 codec=codec or self._codec,
                 seal=self._seal,
                 observers=(*self._observers, *observers),

@@ -87,6 +87,17 @@ def _is_store(store: object) -> bool:
     return isinstance(store, Store)  # the names of its methods, which are an AsyncStore's too
 
 
+def digests(fingerprinter: object) -> Fingerprinter:
+    """Return the fingerprinter, if it is one.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(fingerprinter, Fingerprinter):
+        raise TypeError(f"fingerprinter must be an idempo.Fingerprinter, not {type(fingerprinter).__name__}")
+    return fingerprinter
+
+
 def make_terms(
     store: AnyStore,
     *,
@@ -157,6 +168,7 @@ def wrap(
     key: KeySpec,
     payload: PayloadSpec,
     ignore: Sequence[str],
+    fingerprinter: Fingerprinter,
     codec: Codec | None,
     seal: Seal | None,
     observers: Sequence[Observer],
@@ -169,7 +181,7 @@ def wrap(
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(f"{fn.__qualname__} is a generator: its end cannot be an outcome; guard what consumes it")
     is_coroutine = inspect.iscoroutinefunction(fn)
-    resolve = compile_call(fn, key=key, payload=payload, ignore=ignore, fingerprinter=Fingerprinter())
+    resolve = compile_call(fn, key=key, payload=payload, ignore=ignore, fingerprinter=digests(fingerprinter))
     if is_async(store) and not is_coroutine:
         raise TypeError(f"{fn.__qualname__} is a plain function, and its store an AsyncStore: give it a sync store")
     if not is_coroutine and inspect.iscoroutinefunction(policy.probe):
@@ -185,6 +197,7 @@ def wrap(
             "key": key,
             "payload": payload,
             "ignore": ignore,
+            "fingerprinter": fingerprinter,
             "codec": codec,
             "observers": observers,
         }

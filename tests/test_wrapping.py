@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from idempo import Idempotency
+from idempo import (
+    Fingerprinter,
+    FingerprintError,
+    FingerprintMismatchError,
+    Idempotency,
+    fingerprint,
+    idempotent,
+)
 from idempo.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -42,3 +49,48 @@ def test_what_is_no_store_is_refused_at_once_with_what_it_lacks() -> None:
     nothing: Any = object()
     with pytest.raises(TypeError, match="six methods"):
         Idempotency(nothing)
+
+
+class Session:
+    """Has no canonical form of its own."""
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+
+
+def test_a_fingerprinter_of_ones_own_is_used_by_all_ways_in() -> None:
+    """Its hooks and its secret count for run, blocks, and decorated functions, whose options can change it."""
+    hooked = Fingerprinter(secret=b"sixteen bytes ..", hooks={Session: lambda session: session.user})
+    guard = Idempotency(namespace="orders", fingerprinter=hooked)
+
+    def place(session: Session) -> str:
+        return session.user
+
+    assert guard.run("a", place, Session("ann")) == guard.run("a", place, Session("ann")) == "ann"
+    with pytest.raises(FingerprintMismatchError):
+        guard.run("a", place, Session("bob"))
+    with guard.operation("b", payload=Session("ann")):
+        pass
+    with pytest.raises(FingerprintMismatchError), guard.operation("b", payload=Session("bob")):
+        pytest.fail("entered")
+    record = guard.lookup("b")
+    assert record is not None
+    assert record.fingerprint == hooked(Session("ann")) != fingerprint("ann")
+
+    decorated = guard.idempotent(namespace="place")(place)
+    own = idempotent(fingerprinter=hooked)(place)
+    for guarded in (decorated, own, own.options(ttl=60)):
+        assert guarded(Session("ann")) == guarded(Session("ann")) == "ann"
+        assert guarded.stats().executed + guarded.stats().replayed == 2
+    plain = decorated.options(fingerprinter=Fingerprinter())
+    with pytest.raises(FingerprintError, match="session"):
+        plain(Session("ann"))
+
+
+def test_what_is_no_fingerprinter_is_refused_at_once() -> None:
+    """Bad input is told before any effect."""
+    wrong: Any = b"a secret"
+    with pytest.raises(TypeError, match="Fingerprinter"):
+        Idempotency(fingerprinter=wrong)
+    with pytest.raises(TypeError, match="Fingerprinter"):
+        idempotent(fingerprinter=wrong)(take)
