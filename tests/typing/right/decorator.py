@@ -182,6 +182,22 @@ with guard.operation("order-42", payload=[1, 2]) as op:
     assert_type(op.key, Key)
     assert_type(op.complete(total([1, 2])), float)
 
+
+async def in_a_coroutine() -> None:
+    async with guard.operation("order-42", payload=[1, 2]) as op:
+        assert_type(op.fresh, bool)
+        assert_type(await op.complete(total([1, 2])), float)
+        op.complete("never awaited").upper()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    assert_type(await guard.run_async("order-42", refund_later, 5), Receipt)
+    assert_type(await guard.lookup_async("order-42"), Record | None)
+    assert_type(await guard.resolve_async("order-42", 3.3), bool)
+    assert_type(await guard.forget_async("order-42", force=True), bool)
+
+
+async def refund_later(amount: int) -> Receipt:
+    return charge("o-1", amount=amount)
+
+
 guard.run("order-42", 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 with guard.operation():  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     pass
