@@ -19,6 +19,7 @@ class _ForkGuard:
         self._taken: list[threading.RLock] = []
         self._in_child: list[Callable[[], None]] = []
         self.generation = 0
+        """How many forks lie between this process and the one that imported idempo."""
 
     def lock(self) -> threading.RLock:
         made = threading.RLock()
@@ -44,17 +45,12 @@ class _ForkGuard:
             callback()
 
 
-_guard: Final = _ForkGuard()
-new_lock: Final = _guard.lock
+forks: Final = _ForkGuard()
+new_lock: Final = forks.lock
 """Make a re-entrant lock that no forked child finds taken. Re-entrant: signal handlers and finalizers come between."""
-call_in_child: Final = _guard.call_in_child
+call_in_child: Final = forks.call_in_child
 """Register a callback for every forked child, for the life of the process."""
 
 
-def generation() -> int:
-    """How many forks lie between this process and the one that imported idempo."""
-    return _guard.generation
-
-
 if hasattr(os, "register_at_fork"):  # pragma: no branch (Windows has no fork)
-    os.register_at_fork(before=_guard.before, after_in_parent=_guard.after, after_in_child=_guard.after_in_child)
+    os.register_at_fork(before=forks.before, after_in_parent=forks.after, after_in_child=forks.after_in_child)

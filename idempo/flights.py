@@ -24,6 +24,8 @@ from idempo.terms import Terms
 
 Id: TypeAlias = tuple[str, str]
 
+_forks: Final = _fork.forks
+
 
 class Phase(enum.Enum):
     """How far a flight has come."""
@@ -135,7 +137,7 @@ class Flight:
         self.owner = new_owner()
         self.thread = threading.get_ident()
         self.task: object = None
-        self.generation = _fork.generation()
+        self.generation = _forks.generation
         self.phase = _CLAIMING
         self.record: Record | None = None
         self.stands_until = 0.0
@@ -163,7 +165,7 @@ class Flight:
     @property
     def forked(self) -> bool:
         """Whether this is a copy, in a forked child, of a flight of its parent."""
-        return self.generation != _fork.generation()
+        return self.generation != _forks.generation
 
     def completed(self, outcome: bytes) -> Record:
         """The record that this flight's outcome makes."""

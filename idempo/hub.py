@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from idempo import _fork
 from idempo.flights import LOOK_AGAIN, Flight, Flights
 from idempo.renewal import Renewer
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _POOL_SIZE: Final = 8
 
@@ -34,6 +36,8 @@ class Hub:
     @property
     def pool(self) -> ThreadPoolExecutor:
         """Worker threads of our own: an event loop's default ones can fill with calls that wait for each other."""
+        from concurrent.futures import ThreadPoolExecutor  # a large import, for coroutines on a blocking store only
+
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_POOL_SIZE, thread_name_prefix="idempo")

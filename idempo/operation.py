@@ -21,30 +21,33 @@ class Operation:
         attempt: 1, 2, 3 …: how often the key was claimed while its record lived; 0 where no store was asked.
         token: The fencing token, to hand to whatever should refuse late writers; 0 where no store was asked.
         fresh: Whether this call runs the operation, rather than replaying it.
-        replayed: Whether a stored outcome was found.
     """
 
-    __slots__ = ("__weakref__", "_flight", "_outer", "_result", "attempt", "fresh", "key", "replayed", "token")
+    __slots__ = ("__weakref__", "_flight", "_outer", "_result", "attempt", "fresh", "key", "token")
 
     def __init__(
         self,
         key: Key,
-        *,
         attempt: int = 0,
         token: int = 0,
-        fresh: bool = True,
-        result: Any = None,
         flight: Flight | None = None,
         outer: Operation | None = None,
+        *,
+        fresh: bool = True,
+        result: Any = None,
     ) -> None:
         self.key = key
         self.attempt = attempt
         self.token = token
         self.fresh = fresh
-        self.replayed = not fresh
         self._result = result
         self._flight = flight
         self._outer = outer
+
+    @property
+    def replayed(self) -> bool:
+        """Whether a stored outcome was found."""
+        return not self.fresh
 
     @property
     def result(self) -> Any:
@@ -119,5 +122,5 @@ def operation_of(flight: Flight, outer: Operation | None) -> Operation:
     """Return the operation that a flight's function may ask for."""
     record = flight.record
     if record is None:
-        return Operation(flight.key, flight=flight, outer=outer)
-    return Operation(flight.key, attempt=record.attempt, token=record.token, flight=flight, outer=outer)
+        return Operation(flight.key, 0, 0, flight, outer)
+    return Operation(flight.key, record.attempt, record.token, flight, outer)

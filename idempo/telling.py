@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -32,23 +32,21 @@ _LONGEST_KEY: Final = 80
 class Counts:
     """Counts events by kind, exactly and without a lock on the counting side."""
 
-    __slots__ = ("_by_kind", "_lock", "_reads", "replayed")
+    __slots__ = ("_lock", "_reads", "add")
+
+    add: Final[Mapping[EventKind, Callable[[], int]]]
+    """Counts one event of a kind: ``add[kind]()``."""
 
     def __init__(self) -> None:
         # ``next()`` of an itertools counter is one atomic step; ``+= 1`` is three.
-        self._by_kind = {kind: itertools.count().__next__ for kind in EventKind}
-        self.replayed = self._by_kind[EventKind.REPLAYED]
+        self.add = {kind: itertools.count().__next__ for kind in EventKind}
         self._reads = 0
         self._lock = threading.Lock()
-
-    def add(self, kind: EventKind) -> None:
-        """Count one event."""
-        self._by_kind[kind]()
 
     def read(self) -> dict[str, int]:
         """Return the counts by the kinds' names."""
         with self._lock:  # reading a counter counts once, too
-            counts = {kind.value: count() - self._reads for kind, count in self._by_kind.items()}
+            counts = {kind.value: count() - self._reads for kind, count in self.add.items()}
             self._reads += 1
         return counts
 
@@ -65,7 +63,7 @@ def total(counts: Iterable[Counts]) -> Stats:
 class Teller:
     """Tells one guard's or one function's events."""
 
-    __slots__ = ("_count_replayed", "_log", "_observers", "counts")
+    __slots__ = ("_add", "_count_replayed", "_log", "_observers", "counts")
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         for observer in observers:
@@ -74,7 +72,8 @@ class Teller:
         self._observers = tuple(observers)
         self._log = _logger()
         self.counts = Counts()
-        self._count_replayed = self.counts.replayed
+        self._add = self.counts.add
+        self._count_replayed = self.counts.add[EventKind.REPLAYED]
 
     def replayed(self, namespace: str, value: str, attempt: int) -> None:
         """Tell a replay: what `tell` does, without building what nobody looks at."""
@@ -91,7 +90,7 @@ class Teller:
         error: BaseException | None = None,
     ) -> None:
         """Count the event, log it where it is a duplicate or trouble, and tell the observers."""
-        self.counts.add(kind)
+        self._add[kind]()
         if (
             self._observers
             or kind in _TROUBLE

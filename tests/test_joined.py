@@ -415,7 +415,7 @@ def test_a_forked_child_writes_nothing(
         connection.execute("BEGIN")
         statements: list[str] = []
         with pytest.raises(OutOfStockError if error else LeaseLostError), shop.guard(connection).operation(KEY) as op:
-            monkeypatch.setattr("idempo.flights._fork.generation", lambda: -1)
+            monkeypatch.setattr("idempo._fork.forks.generation", -1)
             connection.set_trace_callback(statements.append)
             with pytest.raises(LeaseLostError):
                 op.ensure_held()
