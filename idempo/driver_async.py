@@ -123,18 +123,15 @@ class AsyncDriver:
         if joined is None:
             return None
         room, group = joined
-        until = deadline
-        if found.phase is Phase.RUNNING:
-            until = min(until, found.stands_until)
-        alarm = loop.call_later(max(0.0, until - time.monotonic()), _wake, woken)
         successor = None
         try:
+            group.wake_at(woken, min(deadline, found.stands_until) if found.phase is Phase.RUNNING else deadline)
             await woken
             if time.monotonic() < deadline:
                 successor = flight
         finally:
-            alarm.cancel()
             leads = self._hub.flights.leave(room, group, woken, successor)
+            group.left()
         return answers.left(flight, room, leads=leads, waited=time.monotonic() - started, deadline=deadline)
 
     async def _lead(self, flight: Flight, started: float, deadline: float, *, waited: bool) -> answers.Replayed | None:
@@ -366,8 +363,3 @@ class AsyncDriver:
 async def _answer(step: Any) -> Any:
     """Return a direct store's answer, or await another's."""
     return await shielded(step) if inspect.isawaitable(step) else step
-
-
-def _wake(woken: asyncio.Future[None]) -> None:
-    if not woken.done():
-        woken.set_result(None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -20,13 +22,46 @@ T = TypeVar("T")
 
 
 class LoopGroup(Group):
-    """Waiting tasks of one event loop, each on a future of its own: cancelling one disturbs no other."""
+    """Waiting tasks of one event loop, each on a future of its own: cancelling one disturbs no other.
+
+    One timer of the loop serves the deadlines of all of them; it is the loop's thread alone that sets and obeys it.
+    """
 
     members: dict[asyncio.Future[None], None]
 
     def __init__(self, room: Room) -> None:
         super().__init__(room)
         self._loop = asyncio.get_running_loop()
+        self._alarms: list[tuple[float, int, asyncio.Future[None]]] = []  # a heap
+        self._count = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wake_at(self, future: asyncio.Future[None], when: float) -> None:
+        """Wake a member at a time of `time.monotonic`, if nothing wakes it before."""
+        heapq.heappush(self._alarms, (when, next(self._count), future))
+        if self._alarms[0][2] is future:
+            self._set()
+
+    def left(self) -> None:
+        """Take note that a member has left: nobody is to be woken where nobody waits."""
+        if not self.members and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._alarms.clear()
+
+    def _set(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(max(0.0, self._alarms[0][0] - time.monotonic()), self._ring)
+
+    def _ring(self) -> None:
+        self._timer, now = None, time.monotonic()
+        while self._alarms and (self._alarms[0][0] <= now or self._alarms[0][2].done()):
+            _, _, future = heapq.heappop(self._alarms)
+            if not future.done():
+                future.set_result(None)
+        if self._alarms:
+            self._set()
 
     def wake_all(self) -> None:
         """See `Group.wake_all`: one message to the loop, however many wait there."""

@@ -237,3 +237,42 @@ def outcome_of(value: object) -> bytes:
     assert record is not None
     assert record.outcome is not None
     return record.outcome
+
+
+@pytest.mark.realtime
+def test_tasks_of_one_loop_are_woken_each_at_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviours 14, 15: by one timer for all; whoever came first, waits longest or was cancelled does not matter."""
+    store = MemoryStore()
+
+    async def scenario() -> list[float]:
+        loop = asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []
+        call_later = loop.call_later
+        monkeypatch.setattr(loop, "call_later", lambda *args: timers.append(call_later(*args)) or timers[-1])
+        end, begun, refused = asyncio.Event(), asyncio.Event(), []
+
+        async def hold() -> None:
+            begun.set()
+            await end.wait()
+
+        async def wait(seconds: float) -> None:
+            try:
+                await Idempotency(store, wait=seconds).run_async("k", hold)
+            except InProgressError:
+                refused.append(seconds)
+
+        holder = asyncio.create_task(Idempotency(store).run_async("k", hold))
+        await begun.wait()
+        waits = [0.3, 0.1, 60.0, 0.2, 0.05]
+        tasks = [asyncio.create_task(wait(seconds)) for seconds in waits]
+        await asyncio.sleep(0)
+        pending = [timer for timer in timers if not timer.cancelled()]
+        assert len(pending) == 1
+        tasks[-1].cancel()
+        await asyncio.gather(tasks[0], tasks[1], tasks[3])
+        end.set()
+        await asyncio.gather(holder, tasks[2])
+        assert all(timer.cancelled() or timer.when() <= loop.time() for timer in timers)
+        return refused
+
+    assert asyncio.run(scenario()) == [0.1, 0.2, 0.3]
