@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import itertools
 import math
@@ -144,7 +145,10 @@ class LoopRenewer:
 
     def _start(self, due: float) -> None:
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work(), name="idempo-renewer")
+            # In a context of its own: it works for all calls, and outlives the one that it was started by.
+            self._task = asyncio.get_running_loop().create_task(
+                self._work(), name="idempo-renewer", context=contextvars.Context()
+            )
         elif due < self._alarm:
             self._changed.set()
 
