@@ -19,11 +19,12 @@ class Entry:
     RUNNING while it has a lease, COMPLETED once it has an outcome, RELEASED with neither.
     """
 
-    __slots__ = ("attempt", "bucket", "expires", "fingerprint", "lease_end", "outcome", "owner", "token")
+    __slots__ = ("attempt", "bucket", "expires", "fingerprint", "id", "lease_end", "outcome", "owner", "token")
 
     def __init__(
-        self, owner: str, fingerprint: bytes | None, attempt: int, token: int, lease_end: float | None
+        self, id_: Id, owner: str, fingerprint: bytes | None, attempt: int, token: int, lease_end: float | None
     ) -> None:
+        self.id = id_  # the very one under which it is kept, in whatever state: each takes 56 bytes
         self.owner = owner
         self.fingerprint = fingerprint
         self.attempt = attempt
@@ -69,7 +70,7 @@ class Expiry:
         self.next_due = math.inf
         """No record is due before this point in time."""
 
-    def put(self, id_: Id, entry: Entry, expires: float, ttl: float) -> None:
+    def put(self, entry: Entry, expires: float, ttl: float) -> None:
         """Note when this record expires, in place of what was noted before."""
         width = math.frexp(ttl)[1] - 6
         index = int(math.ldexp(expires, -width))
@@ -80,14 +81,14 @@ class Expiry:
             self.next_due = self._ends[0][0]
         entry.expires = expires
         if bucket is not entry.bucket:
-            self.take_out(id_, entry)
-            bucket.add(id_)
+            self.take_out(entry)
+            bucket.add(entry.id)
             entry.bucket = bucket
 
-    def take_out(self, id_: Id, entry: Entry) -> None:
+    def take_out(self, entry: Entry) -> None:
         """Forget when this record expires."""
         if entry.bucket is not None:
-            entry.bucket.discard(id_)
+            entry.bucket.discard(entry.id)
 
     def pop(self, now: float) -> Id | None:
         """Take out one record that is due, if there is any."""

@@ -133,13 +133,13 @@ class MemoryStore:
             took_over = False
             if found is None:
                 self._make_room(key)
-                entry = Entry(owner, fingerprint, 1, next(self._tokens), now + lease)
+                entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
             elif found.lease_end is None:
                 if found.outcome is not None or found.owner == owner:
                     return Claim(False, found.record(now), False)
                 kept = found.fingerprint if fingerprint is None else fingerprint
-                entry = Entry(owner, kept, found.attempt + 1, next(self._tokens), now + lease)
-                self._drop(id_, found)
+                entry = Entry(id_, owner, kept, found.attempt + 1, next(self._tokens), now + lease)
+                self._drop(found)
             elif found.owner == owner:
                 entry = found
                 entry.lease_end = now + lease
@@ -150,12 +150,12 @@ class MemoryStore:
             ):
                 took_over = True
                 kept = found.fingerprint if fingerprint is None else fingerprint
-                entry = Entry(owner, kept, found.attempt + 1, next(self._tokens), now + lease)
-                self._drop(id_, found)
+                entry = Entry(id_, owner, kept, found.attempt + 1, next(self._tokens), now + lease)
+                self._drop(found)
             else:
                 return Claim(False, found.record(now), False)
-            self._running[id_] = entry
-            self._expiry.put(id_, entry, now + lease + ttl, ttl)
+            self._running[entry.id] = entry
+            self._expiry.put(entry, now + lease + ttl, ttl)
             claim = Claim(True, entry.record(now), took_over)
         self._tell(id_)
         return claim
@@ -175,8 +175,8 @@ class MemoryStore:
             del self._running[id_]
             entry.lease_end = None
             entry.outcome = outcome
-            self._completed[id_] = entry
-            self._expiry.put(id_, entry, now + ttl, ttl)
+            self._completed[entry.id] = entry
+            self._expiry.put(entry, now + ttl, ttl)
         self._tell(id_)
         return True
 
@@ -188,7 +188,7 @@ class MemoryStore:
             entry = self._find(id_, now)
             held = entry is not None
             if entry is None:
-                entry = Entry(owner, None, 0, next(self._tokens), None)
+                entry = Entry(id_, owner, None, 0, next(self._tokens), None)
             elif entry.owner != owner or entry.outcome is not None:
                 return False
             elif entry.lease_end is None:
@@ -196,8 +196,8 @@ class MemoryStore:
             else:
                 del self._running[id_]
                 entry.lease_end = None
-            self._released[id_] = entry
-            self._expiry.put(id_, entry, now + ttl, ttl)
+            self._released[entry.id] = entry
+            self._expiry.put(entry, now + ttl, ttl)
         self._tell(id_)
         return held
 
@@ -210,7 +210,7 @@ class MemoryStore:
             if entry is None or entry.owner != owner or entry.lease_end is None:
                 return False
             entry.lease_end = now + lease
-            self._expiry.put(id_, entry, now + lease + ttl, ttl)
+            self._expiry.put(entry, now + lease + ttl, ttl)
         if lease == 0:
             self._tell(id_)
         return True
@@ -229,7 +229,7 @@ class MemoryStore:
             entry = self._find(id_, self._clock())
             if entry is None or (owner is not None and entry.owner != owner):
                 return False
-            self._drop(id_, entry)
+            self._drop(entry)
         self._tell(id_)
         return True
 
@@ -278,18 +278,18 @@ class MemoryStore:
             if entry is None:
                 return None
         if entry.expires <= now:
-            self._drop(id_, entry)
+            self._drop(entry)
             return None
         return entry
 
-    def _drop(self, id_: Id, entry: Entry) -> None:
+    def _drop(self, entry: Entry) -> None:
         if entry.outcome is not None:
-            del self._completed[id_]
+            del self._completed[entry.id]
         elif entry.lease_end is not None:
-            del self._running[id_]
+            del self._running[entry.id]
         else:
-            del self._released[id_]
-        self._expiry.take_out(id_, entry)
+            del self._released[entry.id]
+        self._expiry.take_out(entry)
 
     def _free_bytes(self, size: int, limit: int) -> None:
         # LRUCache would evict as well, but unseen.
@@ -300,8 +300,7 @@ class MemoryStore:
         if len(self) < self._max_records:
             return
         if self._released:
-            id_ = next(iter(self._released))
-            self._drop(id_, self._released[id_])
+            self._drop(next(iter(self._released.values())))
         elif self._completed and self._on_full == "evict":
             self._evict()
         else:
@@ -312,8 +311,8 @@ class MemoryStore:
             )
 
     def _evict(self) -> None:
-        id_, entry = self._completed.popitem()
-        self._expiry.take_out(id_, entry)
+        _, entry = self._completed.popitem()
+        self._expiry.take_out(entry)
         self._evictions += 1
 
     def _sweep(self, now: float, limit: int) -> int:
