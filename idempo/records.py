@@ -57,7 +57,7 @@ class Record:
     expires_in: float
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Claim:
     """A store's answer to a claim.
 

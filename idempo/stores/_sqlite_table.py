@@ -103,7 +103,7 @@ def _checksum(
         -1 if fingerprint is None else len(fingerprint),
         -1 if outcome is None else len(outcome),
     )
-    return crc32(outcome or b"", crc32(fingerprint or b"", crc32(numbers, crc32(text))))
+    return crc32(b"".join((text, numbers, fingerprint or b"", outcome or b"")))
 
 
 def instant(now: int, seconds: float) -> int:

@@ -9,7 +9,7 @@ fencing token that a record may get that is new.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar, TypeVarTuple, Unpack
+from typing import Final, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
 from idempo.records import Claim, Record, State
 
@@ -23,8 +23,14 @@ Transition: TypeAlias = Callable[[Record | None, int, Unpack[_Args]], Step[_Answ
 """One of the functions below: given the record found, the least new token, and the method's own arguments."""
 
 
+# Reading a member off its class is a call into Python until 3.12.
+_RUNNING: Final = State.RUNNING
+_RELEASED: Final = State.RELEASED
+_COMPLETED: Final = State.COMPLETED
+
+
 def _running(fingerprint: bytes | None, attempt: int, token: int, owner: str, *, lease: float, ttl: float) -> Record:
-    return Record(State.RUNNING, fingerprint, attempt, token, owner, None, lease, lease + ttl)
+    return Record(_RUNNING, fingerprint, attempt, token, owner, None, lease, lease + ttl)
 
 
 def claim(
@@ -40,7 +46,7 @@ def claim(
     if found is None:
         return _taken(_running(fingerprint, 1, token, owner, lease=lease, ttl=ttl))
     took_over = False
-    if found.state is State.RUNNING:
+    if found.state is _RUNNING:
         if found.owner == owner:
             again = _running(found.fingerprint, found.attempt, found.token, owner, lease=lease, ttl=ttl)
             return _taken(again)
@@ -51,7 +57,7 @@ def claim(
             and (fingerprint == found.fingerprint or fingerprint is None or found.fingerprint is None)
         )
     # A released record's own owner can only be a delayed copy of the claim that was released.
-    if took_over or (found.state is State.RELEASED and found.owner != owner):
+    if took_over or (found.state is _RELEASED and found.owner != owner):
         kept = found.fingerprint if fingerprint is None else fingerprint
         new_token = max(found.token + 1, token)
         new = _running(kept, found.attempt + 1, new_token, owner, lease=lease, ttl=ttl)
@@ -67,27 +73,27 @@ def complete(found: Record | None, token: int, owner: str, outcome: bytes, ttl: 
     """`Store.complete`."""
     if found is None or found.owner != owner:
         return (False, None)
-    if found.state is State.RUNNING:
-        done = Record(State.COMPLETED, found.fingerprint, found.attempt, found.token, owner, outcome, None, ttl)
+    if found.state is _RUNNING:
+        done = Record(_COMPLETED, found.fingerprint, found.attempt, found.token, owner, outcome, None, ttl)
         return (True, done)
-    return (found.state is State.COMPLETED, None)
+    return (found.state is _COMPLETED, None)
 
 
 def release(found: Record | None, token: int, owner: str, ttl: float) -> Step[bool]:
     """`Store.release`."""
     if found is None:
         # Attempt 0: nobody has claimed the key. A repetition of this release is told so by it.
-        return (False, Record(State.RELEASED, None, 0, token, owner, None, None, ttl))
+        return (False, Record(_RELEASED, None, 0, token, owner, None, None, ttl))
     if found.owner != owner:
         return (False, None)
-    if found.state is State.RUNNING:
-        return (True, Record(State.RELEASED, found.fingerprint, found.attempt, found.token, owner, None, None, ttl))
-    return (found.state is State.RELEASED and found.attempt > 0, None)
+    if found.state is _RUNNING:
+        return (True, Record(_RELEASED, found.fingerprint, found.attempt, found.token, owner, None, None, ttl))
+    return (found.state is _RELEASED and found.attempt > 0, None)
 
 
 def renew(found: Record | None, token: int, owner: str, lease: float, ttl: float) -> Step[bool]:
     """`Store.renew`."""
-    if found is None or found.owner != owner or found.state is not State.RUNNING:
+    if found is None or found.owner != owner or found.state is not _RUNNING:
         return (False, None)
     return (True, _running(found.fingerprint, found.attempt, found.token, owner, lease=lease, ttl=ttl))
 

@@ -199,7 +199,7 @@ class SqliteStore(Records):
                     connection.execute("BEGIN IMMEDIATE")
                     return super()._step(connection, key, transition, *args)
             found, token, _ = row
-            answer, write = transition(found, max(now, token + 1), *args)
+            answer, write = transition(found, now if now > token else token + 1, *args)
             if write is None or self._table.write(connection, key, now, write, row):
                 return answer
         raise self._outrun(key)
