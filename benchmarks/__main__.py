@@ -38,13 +38,21 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, and judges no bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the picture, .svg or .png (needs matplotlib)")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        nargs="?",
+        const=Path("docs"),
+        metavar="FOLDER",
+        help="write the table and the picture into the docs (needs matplotlib)",
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args(argv)
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}: choose from {', '.join(PARTS)}")
-    if options.plot and not find_spec("matplotlib"):
-        parser.error("--plot needs matplotlib: pip install --group bench")
+    if (options.plot or options.docs) and not find_spec("matplotlib"):
+        parser.error("to draw needs matplotlib: pip install --group bench")
     return options
 
 
@@ -64,12 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures.extend(PARTS[part](QUICK if options.quick else FULL, found))
     report.say()
     report.say(report.markdown(figures) if options.markdown else report.table(figures))
+    report.say(report.verdict(figures))
     report.say()
     report.say(report.beside(figures))
     if options.json:
         report.write_json(options.json, figures, about)
     if options.plot:
         report.draw(options.plot, figures)
+    if options.docs:
+        report.write_docs(options.docs, figures, about)
     return 0 if options.quick or all(figure.met for figure in figures) else 1
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from statistics import median
+from statistics import median, quantiles
 from typing import Literal
 
 import attrs
@@ -84,6 +84,7 @@ class Figure:
         base: The median of what it is compared with, in ``unit``; None where the bar is absolute.
         base_name: What that is.
         ratio: The median of the rounds' ratios; where the bar is absolute, ``ours``.
+        middle_half: Between which ratios half of the rounds lie, where there were any.
         bar: What the ratio may be.
         bound: Whether it may be at most, or must be at least, that.
         unit: "s", "B" or "calls/s".
@@ -101,6 +102,7 @@ class Figure:
     bound: Literal["at most", "at least"] = "at most"
     beside: Mapping[str, float] = attrs.field(factory=dict)
     note: str = ""
+    middle_half: tuple[float, float] | None = None
 
     @property
     def met(self) -> bool:
@@ -120,18 +122,29 @@ class Turns:
 
     def ratio(self, name: str, base: str) -> float:
         """Return the median of the turns' ratios."""
-        return median(one / other for one, other in zip(self.taken[name], self.taken[base], strict=True))
+        return median(self._ratios(name, base))
+
+    def middle_half(self, name: str, base: str) -> tuple[float, float] | None:
+        """Return the quartiles of the turns' ratios; None where there are too few turns."""
+        ratios = self._ratios(name, base)
+        if len(ratios) < 4:
+            return None
+        low, _, high = quantiles(ratios)
+        return low, high
+
+    def _ratios(self, name: str, base: str) -> list[float]:
+        return [one / other for one, other in zip(self.taken[name], self.taken[base], strict=True)]
 
     def figure(self, name: str, ours: str, base: str, bar: float, *, beside: Iterable[str] = ()) -> Figure:
         """Return the figure of one against another, where the ratio may be at most the bar."""
         others = {other: self.middle(other) for other in beside}
-        ratio = self.ratio(ours, base)
-        return Figure(name, self.middle(ours), self.middle(base), base, ratio, bar, beside=others)
+        ratio, half = self.ratio(ours, base), self.middle_half(ours, base)
+        return Figure(name, self.middle(ours), self.middle(base), base, ratio, bar, beside=others, middle_half=half)
 
     def speed_up(self, name: str, ours: str, base: str, bar: float) -> Figure:
         """Return the figure of one against another, where the other must take at least the bar's multiple."""
-        ratio = self.ratio(base, ours)
-        return Figure(name, self.middle(ours), self.middle(base), base, ratio, bar, bound="at least")
+        ratio, half = self.ratio(base, ours), self.middle_half(base, ours)
+        return Figure(name, self.middle(ours), self.middle(base), base, ratio, bar, bound="at least", middle_half=half)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from benchmarks.measuring import Figure
 _OURS = "#2a6f97"
 _OTHERS = "#b8bec4"
 _MISSED = "#c1121f"
+_BEGIN = "<!-- figures: written by `python -m benchmarks --docs` -->"
+_END = "<!-- end of the figures -->"
 
 
 def amount(value: float, unit: str) -> str:
@@ -40,12 +42,13 @@ def row(figure: Figure) -> tuple[str, ...]:
         amount(figure.ours, figure.unit),
         figure.base_name if figure.base is None else f"{figure.base_name}: {amount(figure.base, figure.unit)}",
         "" if absolute else f"{figure.ratio:.2f} ×",
+        "{:.2f}–{:.2f}".format(*figure.middle_half) if figure.middle_half else "",
         f"{sign} {amount(figure.bar, figure.unit) if absolute else f'{figure.bar:g} ×'}",
         "yes" if figure.met else "MISSED",
     )
 
 
-HEAD = ("figure", "idempo", "beside", "ratio", "bar", "met")
+HEAD = ("figure", "idempo", "beside", "ratio", "half of the turns", "bar", "met")
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -61,6 +64,11 @@ def markdown(figures: Sequence[Figure]) -> str:
     """Return the figures as the table of the docs."""
     rows = [HEAD, ("---",) * len(HEAD), *map(row, figures)]
     return "\n".join(f"| {' | '.join(each)} |" for each in rows)
+
+
+def verdict(figures: Sequence[Figure]) -> str:
+    """Return how many figures met their bars."""
+    return f"{sum(figure.met for figure in figures)} of {len(figures)} bars met"
 
 
 def beside(figures: Iterable[Figure]) -> str:
@@ -91,10 +99,37 @@ def write_json(path: Path, figures: Sequence[Figure], about: Mapping[str, Any]) 
     path.write_text(json.dumps({**about, "figures": found}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def write_docs(folder: Path, figures: Sequence[Figure], about: Mapping[str, Any]) -> None:
+    """Draw the picture of the docs, and write what was found into their page, between its two marks.
+
+    Raises:
+        ValueError: The page has no such marks.
+        ImportError: matplotlib is not installed.
+    """
+    page, picture = folder / "benchmarks.md", folder / "_static" / "benchmarks.svg"
+    text = page.read_text(encoding="utf-8")
+    if not text.count(_BEGIN) == text.count(_END) == 1:
+        raise ValueError(f"{page} must hold the lines {_BEGIN} and {_END} once, around what is to be written")
+    before, rest = text.split(_BEGIN)
+    machine = ", ".join(f"{name} {value}" for name, value in {**about["machine"], **about["peers"]}.items())
+    found = [f"{verdict(figures)}. Measured on: {machine}.", markdown(figures)]
+    found += [f"- {line}" for line in beside(figures).splitlines()]
+    between = "\n".join([found[0], "", found[1], "", *found[2:]])
+    page.write_text(f"{before}{_BEGIN}\n\n{between}\n\n{_END}{rest.split(_END)[1]}", encoding="utf-8")
+    picture.parent.mkdir(exist_ok=True)
+    draw(picture, figures)
+
+
 def read_json(path: Path) -> list[Figure]:
     """Return the figures of an earlier run."""
     found = json.loads(path.read_text(encoding="utf-8"))["figures"]
-    return [Figure(**{name: value for name, value in each.items() if name != "met"}) for each in found]
+    figures = []
+    for each in found:
+        half = each["middle_half"]
+        members = {**each, "middle_half": half and tuple(half)}
+        del members["met"]
+        figures.append(Figure(**members))
+    return figures
 
 
 def draw(path: Path, figures: Sequence[Figure]) -> None:

@@ -69,8 +69,11 @@ def by_hand(path: Path) -> tuple[Claim, Complete]:
         lease_ends = now + int(LEASE * 1e6)
         expires = lease_ends + int(TTL * 1e6)
         values = (key.namespace, key.value, 1, "running", 1, now, owner, FINGERPRINT, None, lease_ends, expires, 1, 0)
-        if connection.execute(_INSERT, values).rowcount != 1:
-            raise AssertionError(f"{key} was taken meanwhile")
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute(_SELECT, (key.namespace, key.value)).fetchall():
+                raise AssertionError(f"{key} was taken meanwhile")
+            connection.execute(_INSERT, values)
         return None
 
     def complete(key: Key, owner: str) -> bool:

@@ -7,6 +7,7 @@ measures side by side.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -168,7 +169,8 @@ def test_the_sql_by_hand_is_the_stores(tmp_path: Path, monkeypatch: pytest.Monke
         claim(second, "another owner")
         return [statement.split(" ", 1)[0] for statement in statements]
 
-    assert traced("store") == traced("hand") == ["SELECT", "INSERT", "SELECT", "UPDATE", "SELECT"]
+    claim, complete, replay = ["SELECT", "BEGIN", "SELECT", "INSERT", "COMMIT"], ["SELECT", "UPDATE"], ["SELECT"]
+    assert traced("store") == traced("hand") == [*claim, *complete, *replay]
 
 
 def test_everything_in_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +181,29 @@ def test_everything_in_one_command(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {"sync replay", "async fresh", "import idempo", "SqliteStore replay"} <= names
     assert all(name in shown for name in names)
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_docs_are_written_between_their_marks(tmp_path: Path) -> None:
+    """What people wrote on the page stays; what an earlier run found goes."""
+    page = tmp_path / "benchmarks.md"
+    shutil.copy(Path(__file__).parents[1] / "docs" / "benchmarks.md", page)
+    before, after = page.read_text(encoding="utf-8").split("<!-- figures")[0], "\n\n![One guarded call beside"
+    about = {"machine": {"python": "a Python"}, "peers": {"a-peer": "1.0"}}
+    for name in ("an earlier figure", "a figure"):
+        report.write_docs(tmp_path, [Figure(name, 1.0, 2.0, "the floor", 0.5, 1.2, middle_half=(0.4, 0.6))], about)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(before)
+    assert after in text
+    assert "| a figure | 1 s | the floor: 2 s | 0.50 × | 0.40–0.60 | ≤ 1.2 × | yes |" in text
+    assert "1 of 1 bars met. Measured on: python a Python, a-peer 1.0." in text
+    assert "an earlier figure" not in text
+    assert (tmp_path / "_static" / "benchmarks.svg").exists()
+
+
+def test_a_page_without_marks_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks.md").write_text("# A page\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="must hold the lines"):
+        report.write_docs(tmp_path, [], {"machine": {}, "peers": {}})
 
 
 def test_a_missed_bar_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
