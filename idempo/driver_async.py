@@ -144,7 +144,7 @@ class AsyncDriver:
             if claim is None:
                 return None
             record = claim.record
-            own = inside(record.owner, flight.task)
+            own = not claim.acquired and inside(record.owner, flight.task)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
             if do is Do.RUN:
                 self._hold(flight, claim)

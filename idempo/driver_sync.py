@@ -135,7 +135,7 @@ class SyncDriver:
             if claim is None:
                 return None
             record = claim.record
-            own = inside(record.owner, None)
+            own = not claim.acquired and inside(record.owner, None)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
             if do is Do.RUN:
                 self._hold(flight, claim)

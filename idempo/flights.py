@@ -134,7 +134,7 @@ class Flight:
         self.key = Key(*id_)
         self.fingerprint = fingerprint
         self.terms = terms
-        self.owner = new_owner()
+        self.owner = _owners.new()
         self.thread = threading.get_ident()
         self.task: object = None
         self.generation = _forks.generation

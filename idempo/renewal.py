@@ -114,16 +114,13 @@ class Renewer:
         self._alarm = math.inf
         self._thread: threading.Thread | None = None
         self._busy_with: Flight | None = None
+        self.remove: Final = self._schedule.remove
 
     def add(self, flight: Flight) -> None:
         """See `Schedule.add`."""
         self._schedule.add(flight)
         if self._thread is None or flight.renew_at < self._alarm:
             self._wake()
-
-    def remove(self, flight: Flight) -> None:
-        """See `Schedule.remove`."""
-        self._schedule.remove(flight)
 
     def offer(self, flight: Flight, outcome: bytes) -> bool:
         """See `Schedule.add_offer`."""

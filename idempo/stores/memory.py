@@ -132,7 +132,8 @@ class MemoryStore:
             found = self._find(id_, now)
             took_over = False
             if found is None:
-                self._make_room(key)
+                if len(self._running) + len(self._completed) + len(self._released) >= self._max_records:
+                    self._make_room(key)
                 entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
             elif found.lease_end is None:
                 if found.outcome is not None or found.owner == owner:
@@ -297,8 +298,6 @@ class MemoryStore:
             self._evict()
 
     def _make_room(self, key: Key) -> None:
-        if len(self) < self._max_records:
-            return
         if self._released:
             self._drop(next(iter(self._released.values())))
         elif self._completed and self._on_full == "evict":
@@ -323,7 +322,7 @@ class MemoryStore:
         return swept
 
     def _tell(self, id_: Id) -> None:
-        if self._watchers and id_ in self._watchers:
+        if id_ in self._watchers:
             with self._lock:
                 watchers = list(self._watchers.get(id_, ()))
             for wake in watchers:
