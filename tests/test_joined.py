@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -189,25 +190,41 @@ def test_a_duplicate_elsewhere_blocks_for_a_bounded_time(shop: Shop) -> None:
     assert shop.ledger() == [5]
 
 
-def _in_child(path: Path, start: Any, answers: Any) -> None:
-    shop = Shop(path)
-    start.wait()
-    with shop.transaction(timeout=30) as (connection, guard):
-        answers.put((guard.run(KEY, book, connection, 5, payload=5), shop.kinds()[0].value))
+_CHILD = """
+import sqlite3, sys
+from idempo import Idempotency
+from idempo.stores.sqlite import SqliteStore
+def book(amount):
+    connection.execute("INSERT INTO ledger VALUES (?)", (amount,))
+    return f"booked {amount}"
+events = []
+store = SqliteStore(sys.argv[1])
+connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+print("ready", flush=True)
+sys.stdin.readline()
+connection.execute("BEGIN IMMEDIATE")
+guard = Idempotency(store.joining(connection), namespace="billing", observers=[events.append])
+value = guard.run("order-42", book, 5)
+connection.execute("COMMIT")
+print(events[0].kind.value, value)
+"""
 
 
 def test_processes_book_once(shop: Shop) -> None:
     """Behaviour 1 (real): of several processes one books, and each has its value."""
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Barrier(3), context.SimpleQueue()
-    children = [context.Process(target=_in_child, args=(shop.path, start, answers)) for _ in range(3)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-    found = [answers.get() for _ in children]
-    assert sorted(kind for _, kind in found) == ["executed", "replayed", "replayed"]
-    assert {value for value, _ in found} == {"booked 5"}
+    command = [sys.executable, "-c", _CHILD, str(shop.path)]
+    pipe = subprocess.PIPE
+    with ExitStack() as stack:
+        children = [stack.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)) for _ in "123"]
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+        for child in children:
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        found = [child.communicate(timeout=60)[0] for child in children]
+    assert sorted(found) == ["executed booked 5\n", "replayed booked 5\n", "replayed booked 5\n"]
     assert shop.ledger() == [5]
 
 
