@@ -333,29 +333,42 @@ def json_text(value: Any) -> str | None:
         # marshal refuses whatever is no exact built-in; its version 2 has no back references.
         if _FIRST_KEY_IS_NO_STR(marshal.dumps(value, 2)):
             return None
+        if len(text) > 2 * MAX_DEPTH and _is_deep(text, value):
+            return None
     except Exception:  # noqa: BLE001  # a dict's subclass may do anything when it is asked for its items
-        return None
-    if len(text) > 2 * MAX_DEPTH and _is_deep(text):
         return None
     return text
 
 
 _ALL_BUT_QUOTES_AND_BRACKETS: Final = bytes(set(range(256)) - set(b'"[]{}'))
 _ONE_KIND_OF_BRACKET: Final = bytes.maketrans(b"{}", b"[]")
-_STRINGS: Final = re.compile(rb'"[^"]*"')
+_CONTAINERS: Final = frozenset({dict, list, tuple})
 
 
-def _is_deep(text: str) -> bool:
-    """Tell whether a JSON text is nested more deeply than is allowed, without going through it in Python."""
-    data = text.encode("utf-8", "surrogatepass")
-    if b"\\" in data:
-        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
+def _is_deep(text: str, value: Any) -> bool:
+    """Tell whether a value is nested more deeply than is allowed: from its JSON text where that can be told quickly."""
+    if "\\" in text:  # quotes may stand inside of strings
+        return _has_deep_parts(value)
+    data = text.encode("latin-1", "replace")  # the quickest; what it replaces is neither bracket nor quote
     brackets = data.translate(_ONE_KIND_OF_BRACKET, _ALL_BUT_QUOTES_AND_BRACKETS).replace(b'""', b"")
-    if b'"' in brackets:
-        # Brackets inside of strings still have an odd number of quotes before them, since only pairs were taken out.
-        brackets = _STRINGS.sub(b"", brackets)
+    if b'"' in brackets:  # brackets do
+        return _has_deep_parts(value)
     for _ in range(MAX_DEPTH):
         if not brackets:
             return False
         brackets = brackets.replace(b"[]", b"")
     return bool(brackets)
+
+
+def _has_deep_parts(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return False
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) in _CONTAINERS
+        ]
+    return bool(level)
