@@ -19,7 +19,7 @@ from idempo.errors import (
     StoreError,
     StoreFullError,
 )
-from idempo.flights import Failure, Flight, Id, Phase, new_owner
+from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, new_owner
 from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, loop_renewer, shielded
 from idempo.operation import _current, inside, operation_of
@@ -156,13 +156,15 @@ class AsyncDriver:
                     raise answers.in_progress(terms, flight.key, record.attempt, time.monotonic() - started)
                 waited, polls = True, polls + 1
                 await self._wait(flight, record, deadline, polls)
+                flight.phase = Phase.CLAIMING  # from here on it may hold the key
             elif do is Do.PROBE:
                 answer = await self._probe(flight)
                 if isinstance(answer, Resolved) or answer is RERUN:
                     take_over = record.owner
                     flight.owner = new_owner()
                     if isinstance(answer, Resolved):
-                        await self._resolve(flight, take_over, answer.value)
+                        if not await self._resolve(flight, take_over, answer.value):
+                            return answers.Replayed(answer.value, record.attempt, record.token)
                         take_over = terms.take_over
                 else:
                     flights.finish(flight, record)
@@ -187,16 +189,21 @@ class AsyncDriver:
             self._hub.flights.finish(flight, Failure(failed))
             raise
 
-    async def _resolve(self, flight: Flight, owner: str, value: object) -> None:
-        """Keep what the probe found, if the record is still the one that it looked at."""
+    async def _resolve(self, flight: Flight, owner: str, value: object) -> bool:
+        """Keep what the probe found, if the record is still the one that it looked at; False: no store was asked."""
+        flight.probed = True
         claim = await self._claim(flight, owner)
-        if claim is not None and claim.acquired:
+        if claim is None:
+            self._hub.flights.finish(flight, LOOK_AGAIN)
+            return False
+        if claim.acquired:
             flight.record, flight.value = claim.record, value
             outcome, _ = answers.encode_value(flight)
             await _answer(
                 self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
             )
-        flight.record, flight.value = None, None
+        flight.record, flight.value, flight.probed = None, None, False
+        return True
 
     async def _claim(self, flight: Flight, take_over: bool | str) -> Claim | None:
         """Ask the store; None: it cannot be asked, and the policy is to run all the same."""
@@ -233,8 +240,12 @@ class AsyncDriver:
 
     async def _release_unanswered(self, flight: Flight) -> None:
         """Nothing ran: a claim that arrived all the same must not keep the key."""
+        policy = self._terms.policy
         with suppress(Exception):  # the claim's own error is raised; if it arrived, its lease runs out
-            await _answer(self._store.release(flight.key, owner=flight.owner, ttl=self._terms.policy.lease))
+            if flight.probed:  # the effect has happened: who comes next is to ask the probe, not to run
+                await _answer(self._store.renew(flight.key, owner=flight.owner, lease=0.0, ttl=policy.ttl))
+            else:
+                await _answer(self._store.release(flight.key, owner=flight.owner, ttl=policy.lease))
 
     def _hold(self, flight: Flight, claim: Claim) -> None:
         policy = self._terms.policy
@@ -319,14 +330,19 @@ class AsyncDriver:
         """End a claim whose function raised, or that was interrupted at any point."""
         if flight.forked:
             flight.phase = Phase.ENDED
-            return
+        elif not self._async and not self._blocking:
+            await self._settle(flight, error)
+        else:  # in a task of its own: who is cancelled once may be cancelled again, at every await
+            await shielded(self._settle(flight, error))
+
+    async def _settle(self, flight: Flight, error: BaseException) -> None:
         self._renewer().remove(flight)
         try:
             if flight.returned:
                 await self.complete(flight)
             elif flight.phase is Phase.RUNNING:
                 await self._end(flight, error)
-            elif flight.phase is Phase.CLAIMING:
+            elif flight.phase is Phase.CLAIMING and flight.asked_at:
                 await self._release_unanswered(flight)
         except IdempotencyError:
             pass  # told; the original is what is raised

@@ -17,7 +17,7 @@ from idempo.errors import (
     StoreError,
     StoreFullError,
 )
-from idempo.flights import Failure, Flight, Id, Phase, ThreadGroup, new_owner
+from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup, new_owner
 from idempo.hub import hub_of
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
@@ -147,13 +147,15 @@ class SyncDriver:
                     raise answers.in_progress(terms, flight.key, record.attempt, time.monotonic() - started)
                 waited, polls = True, polls + 1
                 self._wait(flight, record, deadline, polls)
+                flight.phase = Phase.CLAIMING  # from here on it may hold the key
             elif do is Do.PROBE:
                 answer = self._probe(flight)
                 if isinstance(answer, Resolved) or answer is RERUN:
                     take_over = record.owner
                     flight.owner = new_owner()
                     if isinstance(answer, Resolved):
-                        self._resolve(flight, take_over, answer.value)
+                        if not self._resolve(flight, take_over, answer.value):
+                            return answers.Replayed(answer.value, record.attempt, record.token)
                         take_over = terms.take_over
                 else:
                     flights.finish(flight, record)
@@ -174,14 +176,19 @@ class SyncDriver:
             self._hub.flights.finish(flight, Failure(error))
             raise
 
-    def _resolve(self, flight: Flight, owner: str, value: object) -> None:
-        """Keep what the probe found, if the record is still the one that it looked at."""
+    def _resolve(self, flight: Flight, owner: str, value: object) -> bool:
+        """Keep what the probe found, if the record is still the one that it looked at; False: no store was asked."""
+        flight.probed = True
         claim = self._claim(flight, owner)
-        if claim is not None and claim.acquired:
+        if claim is None:
+            self._hub.flights.finish(flight, LOOK_AGAIN)
+            return False
+        if claim.acquired:
             flight.record, flight.value = claim.record, value
             outcome, _ = answers.encode_value(flight)
             self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
-        flight.record, flight.value = None, None
+        flight.record, flight.value, flight.probed = None, None, False
+        return True
 
     def _claim(self, flight: Flight, take_over: bool | str) -> Claim | None:
         """Ask the store; None: it cannot be asked, and the policy is to run all the same."""
@@ -217,8 +224,12 @@ class SyncDriver:
 
     def _release_unanswered(self, flight: Flight) -> None:
         """Nothing ran: a claim that arrived all the same must not keep the key."""
+        policy = self._terms.policy
         with suppress(Exception):  # the claim's own error is raised; if it arrived, its lease runs out
-            self._store.release(flight.key, owner=flight.owner, ttl=self._terms.policy.lease)
+            if flight.probed:  # the effect has happened: who comes next is to ask the probe, not to run
+                self._store.renew(flight.key, owner=flight.owner, lease=0.0, ttl=policy.ttl)
+            else:
+                self._store.release(flight.key, owner=flight.owner, ttl=policy.lease)
 
     def _hold(self, flight: Flight, claim: Claim) -> None:
         policy = self._terms.policy
@@ -289,7 +300,7 @@ class SyncDriver:
                 self.complete(flight)
             elif flight.phase is Phase.RUNNING:
                 self._end(flight, error)
-            elif flight.phase is Phase.CLAIMING:
+            elif flight.phase is Phase.CLAIMING and flight.asked_at:
                 self._release_unanswered(flight)
         except IdempotencyError:
             pass  # told; the original is what is raised

@@ -116,6 +116,7 @@ class Flight:
         "offer",
         "owner",
         "phase",
+        "probed",
         "record",
         "renew_at",
         "renew_until",
@@ -140,14 +141,15 @@ class Flight:
         self.generation = _forks.generation
         self.phase = _CLAIMING
         self.record: Record | None = None
+        self.asked_at = 0.0
         self.stands_until = 0.0
+        self.probed = False
         self.returned = False
         self.value: object = None
         self.room: Room | None = None
         self.end: Ending | None = None
         self.offer: bytes | None = None
 
-    asked_at: float
     renew_at: float
     renew_until: float
     savepoint: AbstractContextManager[None]

@@ -357,3 +357,29 @@ def test_a_failing_function_whose_claim_is_gone_says_so(is_async: bool, policy: 
     assert record is not None
     assert (record.owner, record.state) == ("other", State.RUNNING)
     assert record.lease_left == 15
+
+
+@pytest.mark.parametrize("faults", [[("complete", 1, "before")], [("claim", 4, "after"), ("claim", 5, "after")]])
+def test_what_a_probe_found_to_have_happened_stays_in_doubt_when_it_cannot_be_kept(is_async: bool, faults: Any) -> None:
+    """Behaviour 26: the store fails just then; the key is not freed, and nothing runs twice."""
+    store = FlakyStore(MemoryStore(), [("claim", 1, "before"), *faults])
+    run = Runner(store, is_async, in_doubt=lambda key: Resolved("seen"), wait=0)
+    with pytest.raises(ValueError, match="maybe"):
+        run(raising(ValueError("maybe")))
+    with pytest.raises(StoreError):
+        run(lambda: "again")
+    record = store.get(KEY)
+    assert record is not None
+    assert record.state is State.RUNNING
+    assert run(lambda: "again") == "seen"
+    assert run.runs == 1
+
+
+def test_what_a_probe_found_is_given_also_where_the_store_is_done_without(is_async: bool) -> None:
+    """Behaviours 26, 32: store_errors="run" runs what nobody knows of, not what is known to have happened."""
+    store = FlakyStore(MemoryStore(), lambda call: "before" if call.method == "claim" and call.number > 2 else None)
+    run = Runner(store, is_async, in_doubt=lambda key: Resolved("seen"), store_errors="run", wait=0)
+    with pytest.raises(ValueError, match="maybe"):
+        run(raising(ValueError("maybe")))
+    assert run(lambda: "again") == "seen"
+    assert run.runs == 1
