@@ -31,7 +31,6 @@ class Steps:
         self.at = at
         self.again = again
         self.steps = 0
-        self.original: BaseException | None = None
 
     def __await__(self) -> Generator[Any, Any, Any]:
         step: Callable[[], Any] = lambda: self.coroutine.send(None)  # noqa: E731
@@ -48,7 +47,6 @@ class Steps:
             try:
                 yield waits_for
             except BaseException as error:
-                self.original = self.original or error
                 step = lambda error=error: self.coroutine.throw(error)  # noqa: E731
             else:
                 step = lambda: self.coroutine.send(None)  # noqa: E731
@@ -72,14 +70,16 @@ async def cancel_at(at: int, guard: Idempotency, call: Coroutine[Any, Any, Any],
     async def stepping() -> Any:
         return await steps
 
-    [end] = await asyncio.gather(asyncio.create_task(stepping()), return_exceptions=True)
-    if isinstance(end, asyncio.CancelledError):
-        assert steps.original is not None
-        assert end.args == (f"at {at}",) or again
-        return True
-    assert not isinstance(end, BaseException), end
-    assert steps.steps < at
-    return False
+    task = asyncio.create_task(stepping())
+    await asyncio.wait([task])
+    if not task.cancelled():
+        assert task.exception() is None
+        assert steps.steps < at
+        return False
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert again or caught.value.args == (f"at {at}",)
+    return True
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
