@@ -23,7 +23,7 @@ from idempo.guard import Idempotency
 from idempo.keys import ALL_ARGUMENTS
 from idempo.operation import Operation, current_operation
 from idempo.policy import RERUN, UNKNOWN, Policy, Resolved
-from idempo.protocols import AsyncStore, Store
+from idempo.protocols import AsyncStore, Codec, Observer, Seal, Store
 from idempo.records import Claim, Event, EventKind, Key, Record, State, Stats
 from idempo.stores.memory import MemoryStore
 
@@ -33,6 +33,7 @@ __all__ = [
     "UNKNOWN",
     "AsyncStore",
     "Claim",
+    "Codec",
     "CodecError",
     "Event",
     "EventKind",
@@ -48,6 +49,7 @@ __all__ = [
     "Key",
     "LeaseLostError",
     "MemoryStore",
+    "Observer",
     "Operation",
     "PickleCodec",
     "Policy",
@@ -57,6 +59,7 @@ __all__ = [
     "Resolved",
     "ResultLostError",
     "ResultNotStoredError",
+    "Seal",
     "State",
     "Stats",
     "Store",
