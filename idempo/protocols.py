@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from idempo.records import Claim, Event, Key, Record
 
 Observer: TypeAlias = Callable[[Event], object]
-"""Called with each event, by the thread or task that caused it; what it raises is logged, and breaks nothing."""
 """Called with each event, in the thread where it happened. What it raises is logged and breaks nothing."""
 
 
