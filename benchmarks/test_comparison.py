@@ -1,0 +1,46 @@
+"""What the README says of the peers is what they are seen to do; of those that are installed, in these versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compared import ALL, Compared, present, quiet
+from benchmarks.comparison import QUESTIONS, size
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def written() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Return the versions, and the answers by question and name, of the table in the README."""
+    lines = README.read_text(encoding="utf-8").partition("<!-- comparison -->")[2].partition("<!-- end")[0].split("\n")
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("|")]
+    heads = [head.rsplit(" ", 1) for head in rows[0] if head]
+    names = [name for name, _ in heads]
+    return dict(map(tuple, heads)), {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows[2:]}  # type: ignore[arg-type]
+
+
+def test_the_table_asks_every_question_of_every_library() -> None:
+    versions, answers = written()
+    assert list(versions) == [library.name for library in ALL]
+    assert list(answers) == list(QUESTIONS)
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("library", ALL, ids=lambda library: library.name)
+def test_the_table_tells_what_is_seen(library: type[Compared]) -> None:
+    """Each cell of a library's column."""
+    versions, answers = written()
+    if present().get(library.name) != versions[library.name]:
+        pytest.skip(f"{library.package} {versions[library.name]} is not installed")
+    with quiet():
+        seen = {title: question(library) for title, question in QUESTIONS.items()}
+    assert seen == {title: by_name[library.name] for title, by_name in answers.items()}
+
+
+def test_the_peers_are_smaller() -> None:
+    """As the README says; all of those that are installed."""
+    here = present()
+    sizes = {library.name: size(library) for library in ALL if library.name in here}
+    assert sizes == {} or max(sizes, key=sizes.__getitem__) == "idempo"
