@@ -14,9 +14,10 @@ from idempo._fork import new_lock
 from idempo.codecs import PickleCodec
 from idempo.errors import StoreFullError
 from idempo.protocols import Codec
-from idempo.records import Claim, Key, Record
+from idempo.records import Claim, Key, Record, State
 from idempo.stores._memory_records import Entry, Expiry, Id
 
+_RUNNING: Final = State.RUNNING  # reading a member off its class is a call into Python until 3.12
 _SWEEP_PER_CLAIM: Final = 8
 _OVERHEAD: Final = 600  # bytes of a completed record beside its outcome, as measured
 
@@ -157,9 +158,9 @@ class MemoryStore:
                 return Claim(False, found.record(now), False)
             self._running[entry.id] = entry
             self._expiry.put(entry, now + lease + ttl, ttl)
-            claim = Claim(True, entry.record(now), took_over)
         self._tell(id_)
-        return claim
+        attempt, token, kept = entry.attempt, entry.token, entry.fingerprint
+        return Claim(True, Record(_RUNNING, kept, attempt, token, owner, None, lease, lease + ttl), took_over)
 
     def complete(self, key: Key, *, owner: str, outcome: bytes, ttl: float) -> bool:
         """See `Store.complete`."""
