@@ -21,11 +21,11 @@ from idempo.errors import (
 )
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, new_owner
 from idempo.hub import hub_of
-from idempo.loops import LoopGroup, PooledStore, loop_renewer, shielded
+from idempo.loops import LoopGroup, PooledStore, begin_on, loop_renewer, pooled, shielded
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import NearStore, TransactionalStore, WatchableStore
-from idempo.records import Claim, EventKind, Record, State
+from idempo.records import Claim, EventKind, Key, Record, State
 from idempo.terms import Terms
 
 _FIRST_POLL: Final = 0.01  # seconds
@@ -74,7 +74,10 @@ class AsyncDriver:
                 flight.value = await fn(*args, **kwargs)
                 flight.returned = True
             finally:
-                _current.reset(reset)
+                try:  # noqa: SIM105 (a context manager costs every call)
+                    _current.reset(reset)
+                except ValueError:  # closed in another context, by the garbage collector: nothing to put back there
+                    pass
             return await self.complete(flight)
         except BaseException as error:
             if not flight.over:
@@ -125,7 +128,9 @@ class AsyncDriver:
         room, group = joined
         successor = None
         try:
-            group.wake_at(woken, min(deadline, found.stands_until) if found.phase is Phase.RUNNING else deadline)
+            # While it claims, its lease is not known yet; whatever it is then, a look after one lease is in time.
+            until = found.stands_until if found.phase is Phase.RUNNING else time.monotonic() + flight.terms.policy.lease
+            group.wake_at(woken, min(deadline, until))
             await woken
             if time.monotonic() < deadline:
                 successor = flight
@@ -262,25 +267,31 @@ class AsyncDriver:
         woken = asyncio.Event()
         loop = asyncio.get_running_loop()
         wake: Callable[[], object] = lambda: loop.call_soon_threadsafe(woken.set)  # noqa: E731 (a partial reads worse)
-        longest = _WATCHED_POLL if self._watches else min(_LAST_POLL, _FIRST_POLL * 1.5**polls)
+        longest = min(_LAST_POLL, _FIRST_POLL * 1.5**polls)
         lease_left = max(record.lease_left or 0.0, 0.001)
         async with AsyncExitStack() as stack:
+            stack.enter_context(suppress(StoreError))  # also of the watch's own end: the next claim tells
             if self._watches:
-                watch: Any = cast("Any", self._terms.store).watch(flight.key, wake)
-                if self._async:
-                    await stack.enter_async_context(watch)
-                elif not self._blocking:
-                    stack.enter_context(watch)
-                else:
-                    await asyncio.get_running_loop().run_in_executor(self._hub.pool, stack.enter_context, watch)
-                now = await _answer(self._store.get(flight.key))
-                if now is None or now.owner != record.owner or now.state is not State.RUNNING:
-                    return
+                with suppress(StoreError):  # then by polling alone
+                    await self._watch(stack, flight.key, wake)
+                    now = await _answer(self._store.get(flight.key))
+                    if now is None or now.owner != record.owner or now.state is not State.RUNNING:
+                        return
+                    longest = _WATCHED_POLL
             pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 (spreads polls)
             pause = max(0.0, min(pause, lease_left, deadline - time.monotonic()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await woken.wait()
+
+    async def _watch(self, stack: AsyncExitStack, key: Key, wake: Callable[[], object]) -> None:
+        watch: Any = cast("Any", self._terms.store).watch(key, wake)
+        if self._async:
+            await stack.enter_async_context(watch)
+        elif self._blocking:
+            await stack.enter_async_context(pooled(watch, self._hub))
+        else:
+            stack.enter_context(watch)
 
     def _renewer(self) -> Any:
         return loop_renewer(self._hub) if self._async else self._hub.renewer
@@ -332,6 +343,8 @@ class AsyncDriver:
             flight.phase = Phase.ENDED
         elif not self._async and not self._blocking:
             await self._settle(flight, error)
+        elif isinstance(error, GeneratorExit):
+            self._settle_closed(flight, error)
         else:  # in a task of its own: who is cancelled once may be cancelled again, at every await
             await shielded(self._settle(flight, error))
 
@@ -346,12 +359,25 @@ class AsyncDriver:
                 await self._release_unanswered(flight)
         except IdempotencyError:
             pass  # told; the original is what is raised
+        except Exception as failed:  # noqa: BLE001 (a store's bug, and still the original is raised)
+            self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
         finally:
             if not flight.over:
                 if isinstance(error, Exception):
                     self._hub.flights.finish(flight, Failure(error))
                 else:
                     self._hub.flights.vacate(flight)
+
+    def _settle_closed(self, flight: Flight, error: BaseException) -> None:
+        """End a claim whose coroutine is being closed, and so can wait for nothing: its loop tells the store."""
+        for renewer in [self._hub.renewer, *list(self._hub.loops.values())]:  # in whatever thread this is
+            renewer.remove(flight)
+        phase, loop = flight.phase, cast("Any", flight.task).get_loop()
+        self._hub.flights.vacate(flight)
+        if phase is Phase.RUNNING and not flight.returned:
+            begin_on(loop, lambda: self._end(flight, error))
+        elif phase is Phase.CLAIMING and flight.asked_at:
+            begin_on(loop, lambda: self._release_unanswered(flight))
 
     async def _end(self, flight: Flight, error: BaseException) -> None:
         terms, key = self._terms, flight.key

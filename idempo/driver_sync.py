@@ -117,7 +117,7 @@ class SyncDriver:
                 until = min(deadline, leader.stands_until) if leader.phase is Phase.RUNNING else deadline
                 if (now := time.monotonic()) >= until:
                     break
-                woken.wait(until - now)
+                woken.wait(min(until - now, self._terms.policy.lease))  # who still claims may hold a lease by then
                 woken.clear()
             if time.monotonic() < deadline:
                 successor = flight
@@ -304,6 +304,8 @@ class SyncDriver:
                 self._release_unanswered(flight)
         except IdempotencyError:
             pass  # told; the original is what is raised
+        except Exception as failed:  # noqa: BLE001 (a store's bug, and still the original is raised)
+            self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
         finally:
             if not flight.over:
                 if isinstance(error, Exception):

@@ -169,6 +169,12 @@ class Flight:
         """Whether this is a copy, in a forked child, of a flight of its parent."""
         return self.generation != _forks.generation
 
+    @property
+    def stopped(self) -> bool:
+        """Whether this is a task's flight whose event loop does not run: nobody knows whether it ever will again."""
+        task: Any = self.task
+        return task is not None and not task.get_loop().is_running()
+
     def completed(self, outcome: bytes) -> Record:
         """The record that this flight's outcome makes."""
         held, ttl = self.record, self.terms.policy.ttl
@@ -202,7 +208,7 @@ class Flights:
             if found.phase is Phase.VACANT and same:
                 self._succeed(found.room, flight)
                 return flight
-            lapsed = found.phase is Phase.RUNNING and now >= found.stands_until
+            lapsed = now >= found.stands_until if found.phase is Phase.RUNNING else found.stopped
             if found.phase is not Phase.VACANT and not lapsed:
                 return found if same else flight
             self._table[flight.id] = flight

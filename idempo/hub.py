@@ -26,8 +26,8 @@ class Hub:
 
     def __init__(self, *, blocking: bool) -> None:
         self.flights = Flights()
-        self.loops: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-        """Renewers by event loop, for an async store."""
+        self.loops: dict[Any, Any] = {}
+        """Renewers by event loop, for an async store; those of closed loops go when the next loop comes."""
         self._blocking = blocking
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -50,7 +50,7 @@ class Hub:
     def after_fork(self) -> None:
         """Forget what belongs to the parent: its calls, and threads that do not exist here."""
         self.flights.clear()
-        self.loops = weakref.WeakKeyDictionary()
+        self.loops = {}
         self._lock = threading.Lock()
         self._pool = None
         self.renewer = Renewer(self.lost, self.flights.dismiss) if self._blocking else _shared_renewer()

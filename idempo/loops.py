@@ -8,10 +8,10 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from idempo.errors import IdempotencyError, StoreError
 from idempo.flights import Flight, Group, Room
@@ -108,32 +108,67 @@ class PooledStore:
         )
 
 
+@asynccontextmanager
+async def pooled(context: AbstractContextManager[Any], hub: Hub) -> AsyncIterator[None]:
+    """Enter and leave a blocking store's context on the hub's worker threads; once entered, it is left."""
+    loop = asyncio.get_running_loop()
+    entered = loop.run_in_executor(hub.pool, context.__enter__)
+    try:
+        await shielded(entered)
+        yield
+    finally:
+        if entered.exception() is None:
+            await shielded(loop.run_in_executor(hub.pool, context.__exit__, None, None, None))
+
+
+_left: Final[set[asyncio.Task[None]]] = set()
+"""What runs on though nobody waits for it: a loop itself keeps no task alive."""
+
+
+def begin_on(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine on a loop, from any thread and without waiting; where the loop is closed, not at all."""
+
+    def begin() -> None:
+        task = loop.create_task(make())
+        _left.add(task)
+        task.add_done_callback(_left.discard)
+
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(begin)
+
+
 class LoopRenewer:
-    """Renews the leases of an async store's flights from a task of their loop, which ends when nothing flies."""
+    """Renews the leases of an async store's flights, by a timer of their loop and a task while renewals are due."""
 
     def __init__(self, lost: Callable[[Flight], None], settled: Callable[[Flight], None]) -> None:
+        self._loop = asyncio.get_running_loop()
         self._schedule = Schedule(lost, settled)
-        self._changed = asyncio.Event()
         self._alarm = math.inf
-        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._round: asyncio.Task[None] | None = None
         self._busy_with: Flight | None = None
         self._landed = asyncio.Event()
 
     def add(self, flight: Flight) -> None:
         """See `Schedule.add`."""
         self._schedule.add(flight)
-        self._start(flight.renew_at)
+        self._set(flight.renew_at)
 
     def remove(self, flight: Flight) -> None:
-        """See `Schedule.remove`."""
+        """See `Schedule.remove`; from any thread."""
         self._schedule.remove(flight)
 
     def offer(self, flight: Flight, outcome: bytes) -> bool:
         """See `Schedule.add_offer`."""
         accepted = self._schedule.add_offer(flight, outcome)
         if accepted:
-            self._start(flight.renew_at)
+            self._set(flight.renew_at)
         return accepted
+
+    def adopt(self, other: LoopRenewer) -> None:
+        """Go on with what the renewer of a closed loop has offered."""
+        self._schedule.adopt(other._schedule)
+        self._set(self._schedule.next_at())
 
     async def land(self, flight: Flight) -> None:
         """Wait until no renewal of this removed flight is under way, at most for its lease."""
@@ -143,26 +178,32 @@ class LoopRenewer:
                     self._landed.clear()
                     await self._landed.wait()
 
-    def _start(self, due: float) -> None:
-        if self._task is None or self._task.done():
-            # In a context of its own: it works for all calls, and outlives the one that it was started by.
-            self._task = asyncio.get_running_loop().create_task(
-                self._work(), name="idempo-renewer", context=contextvars.Context()
-            )
-        elif due < self._alarm:
-            self._changed.set()
+    def _set(self, due: float) -> None:
+        if self._round is not None or due >= self._alarm:  # a round that ends looks for itself what is due next
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._alarm = due
+        # In a context of its own, as is the round: it works for all calls, and outlives the one that it was set by.
+        pause = max(0.0, due - time.monotonic())
+        self._timer = self._loop.call_later(pause, self._ring, context=contextvars.Context())
 
-    async def _work(self) -> None:
-        while self._schedule:
-            self._changed.clear()
-            for flight in self._schedule.due(time.monotonic()):
+    def _ring(self) -> None:
+        self._alarm, self._timer = math.inf, None
+        due = self._schedule.due(time.monotonic())
+        if due:
+            self._round = self._loop.create_task(self._renew_all(due), name="idempo-renewer")
+        else:
+            self._set(self._schedule.next_at())
+
+    async def _renew_all(self, due: list[Flight]) -> None:
+        try:
+            for flight in due:
                 await self._renew(flight)
-            self._alarm = self._schedule.next_at()
-            pause = self._alarm - time.monotonic()
-            if pause > 0 and self._schedule:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._changed.wait()
+        finally:
+            self._round = None
+            if not self._loop.is_closed():
+                self._set(self._schedule.next_at())
 
     async def _renew(self, flight: Flight) -> None:
         store, policy = cast("AsyncStore", flight.terms.store), flight.terms.policy
@@ -189,4 +230,8 @@ def loop_renewer(hub: Hub) -> LoopRenewer:
     found: LoopRenewer | None = hub.loops.get(loop)
     if found is None:
         found = hub.loops[loop] = LoopRenewer(hub.lost, hub.flights.dismiss)
+        for other in list(hub.loops):
+            left = hub.loops.pop(other, None) if other.is_closed() else None
+            if left is not None:
+                found.adopt(left)
     return found

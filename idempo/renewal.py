@@ -59,6 +59,10 @@ class Schedule:
         self._flights[flight.owner] = flight
         return True
 
+    def adopt(self, other: Schedule) -> None:
+        """Go on with the outcomes that were offered by another schedule, which nobody serves any more."""
+        self._flights.update({owner: flight for owner, flight in other._flights.items() if flight.offer is not None})
+
     def due(self, now: float) -> list[Flight]:
         """Return the flights to renew now, and let go of those that are over."""
         due = []

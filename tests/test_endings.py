@@ -383,3 +383,12 @@ def test_what_a_probe_found_is_given_also_where_the_store_is_done_without(is_asy
         run(raising(ValueError("maybe")))
     assert run(lambda: "again") == "seen"
     assert run.runs == 1
+
+
+def test_a_bug_of_the_store_does_not_hide_what_the_function_raised(is_async: bool) -> None:
+    """Behaviour 30: the original is what is raised; the other is told."""
+    store = FlakyStore(MemoryStore(), [("release", None, "before")], error=lambda call: RuntimeError("a bug"))
+    run = Runner(store, is_async)
+    with pytest.raises(ValueError, match="no"):
+        run(raising(ValueError("no")))
+    assert run.events == ["store_failed"]

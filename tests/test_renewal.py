@@ -103,3 +103,45 @@ def test_an_answer_that_comes_after_the_function_ended_changes_nothing() -> None
 
     Idempotency(store).run("k", effect)
     assert lost == []
+
+
+@pytest.mark.realtime
+def test_who_joined_while_the_other_claimed_goes_by_its_lease_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 20: a function that hangs is renewed until max_run, and its duplicates do not wait any longer."""
+    store = MemoryStore()
+    guard = Idempotency(store, lease=0.15, max_run=0, wait=20)
+    claiming, joined, hang = threading.Event(), threading.Event(), threading.Event()
+    claim = store.claim
+
+    def slow_claim(key: Key, **options: Any) -> Any:
+        if not claiming.is_set():
+            claiming.set()
+            assert joined.wait(20)
+        return claim(key, **options)
+
+    def effect() -> int:
+        attempt = current_operation().attempt
+        if attempt == 1:
+            hang.wait(20)
+        return attempt
+
+    def hold() -> None:
+        with pytest.raises(LeaseLostError):
+            guard.run("k", effect)
+
+    monkeypatch.setattr(store, "claim", slow_claim)
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert claiming.wait(20)
+    given: list[int] = []
+    waiter = threading.Thread(target=lambda: given.append(guard.run("k", effect)))
+    waiter.start()
+    flight = hub_of(store).flights.leading(("default", "k"))
+    assert flight is not None
+    while not flight.room:
+        time.sleep(0)
+    joined.set()
+    waiter.join(5)
+    hang.set()
+    holder.join(20)
+    assert given == [2]
