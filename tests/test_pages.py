@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import idempo
+from idempo.policy import PolicyOptions
+from idempo.telling import Teller
 from tests.test_layering import HOUSE
+
+if TYPE_CHECKING:
+    import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -30,3 +37,34 @@ def test_the_picture_of_the_floors_is_the_house() -> None:
         name: floor for name, floor in house.items() if name == "__main__" or not name.split(".")[-1].startswith("_")
     }
     assert picture_of_the_floors() == public
+
+
+def rows_of(page: str) -> list[str]:
+    """Return what stands in code in the first column of a page's tables."""
+    return re.findall(r"^\| `(\w+)`", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_page_on_policy_has_every_option() -> None:
+    assert rows_of("policy.md") == list(PolicyOptions.__annotations__)
+
+
+def test_the_page_on_errors_has_every_error() -> None:
+    public = {name for name in idempo.__all__ if name.endswith("Error")} - {"IdempotencyError"}
+    assert set(rows_of("errors.md")) == public
+
+
+def test_the_page_on_observing_has_every_event_and_its_level(caplog: pytest.LogCaptureFixture) -> None:
+    page = (DOCS / "observing.md").read_text(encoding="utf-8")
+    written = dict(re.findall(r"^\| `(\w+)` \|.*\| (\w+) \|$", page, re.MULTILINE))
+    teller = Teller()
+    with caplog.at_level("DEBUG", logger="idempo"):
+        for kind in idempo.EventKind:
+            teller.tell(kind, idempo.Key("pages", "key"))
+    assert written == {record.getMessage().partition(":")[0]: record.levelname for record in caplog.records}
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    """Also from the README, which is read where no documentation is built."""
+    for page in [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+\.(?:md|svg))\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
