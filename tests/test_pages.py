@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import idempo
+from idempo import errors, testing
 from idempo.policy import PolicyOptions
+from idempo.stores import cas, sqlite
 from idempo.telling import Teller
 from tests.test_layering import HOUSE
 
@@ -68,3 +70,15 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     for page in [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+\.(?:md|svg))\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """What the package, its stores, seals and test kit give; the errors come in one piece."""
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^ *\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE))
+    assert "idempo.errors" in documented
+    public = {f"idempo.{name}" for name in idempo.__all__ if not hasattr(errors, name)}
+    for module in (sqlite, cas, testing):
+        public |= {f"{module.__name__}.{name}" for name in module.__all__}
+    public |= {"idempo.seals.Signed", "idempo.seals.Encrypted"}
+    assert public - documented == set()

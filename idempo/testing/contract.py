@@ -35,7 +35,7 @@ class _Cases(ClaimCases, WriteCases, TimeCases, KeyCases, RaceCases, AbilityCase
             store: What the ``store`` fixture gave.
             key: A key with a completed record.
             how: "truncated", "flipped" (a bit of it), "newer" (a version that does not exist yet) or "foreign" (not
-                written by idempo). Skip with `pytest.skip` what cannot happen to this store.
+                written by idempo). Skip with ``pytest.skip`` what cannot happen to this store.
         """
         pytest.skip("override damage() to try records that cannot be read")
 
