@@ -10,6 +10,8 @@ from idempo.records import Record, State
 
 Id: TypeAlias = tuple[str, str]
 
+_SPARSE: Final = 1024  # bytes for each member; a set that is in use takes some 20 to 110, an empty one 200
+
 _RUNNING: Final = State.RUNNING  # reading a member off its class is a call into Python until 3.12
 
 
@@ -80,15 +82,24 @@ class Expiry:
             heapq.heappush(self._ends, (math.ldexp(index + 1, width), (width, index)))
             self.next_due = self._ends[0][0]
         entry.expires = expires
-        if bucket is not entry.bucket:
-            self.take_out(entry)
+        before = entry.bucket
+        if bucket is not before:
+            if before is not None:
+                before.discard(entry.id)
             bucket.add(entry.id)
             entry.bucket = bucket
 
     def take_out(self, entry: Entry) -> None:
         """Forget when this record expires."""
-        if entry.bucket is not None:
-            entry.bucket.discard(entry.id)
+        bucket = entry.bucket
+        if bucket is None:
+            return
+        bucket.discard(entry.id)
+        # A set does not shrink by itself, and a full store evicts whole buckets long before they are due.
+        if bucket.__sizeof__() > _SPARSE * (len(bucket) + 1):
+            left = list(bucket)
+            bucket.clear()
+            bucket.update(left)
 
     def pop(self, now: float) -> Id | None:
         """Take out one record that is due, if there is any."""
