@@ -55,6 +55,11 @@ class Idempotency:
         observers: Called with each `Event`.
         **policy: The options of `Policy`.
 
+    Attributes:
+        namespace: As given; keys of `run` and `operation` count within it.
+        store: As given, or the memory store that was made.
+        policy: The `Policy` that the options make.
+
     Raises:
         TypeError: An option is of the wrong type, or unknown.
         ValueError: An option is out of its range.
@@ -219,7 +224,13 @@ class Idempotency:
     def lookup(self, key: Any) -> Record | None:
         """Return the record of a key, or None.
 
+        Args:
+            key: As for `run`. A decorated function has keys of its own: ask its wrapper.
+
         Raises:
+            InvalidKeyError: The key is none.
+            RecordError: The record cannot be read.
+            StoreError: The store did not answer.
             TypeError: The store is an AsyncStore.
         """
         return ask(self.store, lookup(self._key(key)))
@@ -231,8 +242,15 @@ class Idempotency:
     def forget(self, key: Any, *, force: bool = False) -> bool:
         """Forget a key, so that the next call runs; say whether there was a record.
 
+        Args:
+            key: As for `run`.
+            force: Forget it under a live claim too, whose call then ends with LeaseLostError.
+
         Raises:
             InProgressError: A live claim holds the key, and ``force`` was not given.
+            InvalidKeyError: The key is none.
+            RecordError: The record cannot be read. One whose *outcome* alone cannot be read is forgotten.
+            StoreError: The store did not answer.
             TypeError: The store is an AsyncStore.
         """
         return ask(self.store, forget(self._key(key), force=force))
@@ -246,11 +264,18 @@ class Idempotency:
 
         The record's fingerprint stays. A value that cannot be kept makes the outcome *lost*, as a function's does.
 
+        Args:
+            key: As for `run`.
+            value: What duplicates get from now on, for ``ttl``.
+
         Returns:
             False, and nothing was changed, where there is an outcome already.
 
         Raises:
             InProgressError: A live claim holds the key.
+            InvalidKeyError: The key is none.
+            RecordError: The record cannot be read.
+            StoreError: The store did not answer.
             TypeError: The store is an AsyncStore.
         """
         return ask(self.store, resolve(self._terms, self._key(key), value))

@@ -124,7 +124,7 @@ class Event:
 
 @attrs.frozen
 class Stats:
-    """How many events of each kind were told, read at one moment."""
+    """How many events of each kind were told in this process; one number for each `EventKind`."""
 
     executed: int = 0
     replayed: int = 0

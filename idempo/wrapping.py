@@ -38,27 +38,55 @@ class Guarded(Protocol[P, _R_co]):
     """A guarded function: the function's own signature, and what can be asked of its keys."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> _R_co:
-        """Run the function once for its key, or give the first outcome."""
+        """Run the function once for its key, or give the first outcome.
+
+        Raises:
+            IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
+        """
         ...
 
     def key_for(self, *args: P.args, **kwargs: P.kwargs) -> Key:
-        """Return the key of a call with these arguments."""
+        """Return the key of a call with these arguments. Asks no store.
+
+        Raises:
+            InvalidKeyError: They give none.
+            FingerprintError: The payload has no canonical form.
+        """
         ...
 
     def lookup(self, *args: P.args, **kwargs: P.kwargs) -> Record | None:
-        """Return the record of a call with these arguments, or None."""
+        """Return the record of a call with these arguments, or None; a coroutine on a coroutine function.
+
+        Raises:
+            RecordError: The record cannot be read.
+            StoreError: The store did not answer.
+        """
         ...
 
     def forget(self, *args: Any, force: bool = False, **kwargs: Any) -> bool:
-        """Forget the call with these arguments; InProgressError for a live claim unless forced."""
+        """Forget the call with these arguments, and say whether there was a record; as `lookup`, a coroutine on one.
+
+        Raises:
+            InProgressError: A live claim holds the key, and ``force`` was not given.
+            RecordError: The record cannot be read. One whose *outcome* alone cannot be read is forgotten.
+            StoreError: The store did not answer.
+        """
         ...
 
     def options(self, **changes: Any) -> Guarded[P, _R_co]:
-        """Return a new wrapper with these options changed, on the same store."""
+        """Return a new wrapper on the same store and namespace, with these options changed. It counts for itself.
+
+        Args:
+            **changes: Options of ``@idempotent``, save ``store`` and ``namespace``.
+
+        Raises:
+            TypeError: There is no such option, or it is of the wrong type.
+            ValueError: It is out of its range.
+        """
         ...
 
     def stats(self) -> Stats:
-        """Count the events of this wrapper."""
+        """Count the events of this wrapper, in this process."""
         ...
 
     # Type checkers ask `__get__` under @staticmethod and @classmethod too: a first parameter that takes the instance,
