@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from idempo import Key, MemoryStore
+from idempo import Idempotency, Key, MemoryStore
 from idempo.records import Claim, Record
 
 KEY = Key("default", "k")
@@ -147,3 +147,48 @@ class Effect:
         finally:
             self.running -= 1
         return run
+
+
+class WatchedBlockingStore(BlockingStore):
+    """A `BlockingStore` that tells of changes."""
+
+    watching = 0
+
+    @contextmanager
+    def watch(self, key: Key, wake: Callable[[], None]) -> Iterator[None]:
+        self.threads.add(threading.current_thread())
+        with self.inner.watch(key, wake):
+            self.watching += 1
+            yield
+            self.watching -= 1
+            self.threads.add(threading.current_thread())
+
+
+async def turns_of(loop_user: asyncio.Future[Any]) -> int:
+    """Count how often the loop turned, a millisecond apart, until something was done."""
+    turns = 0
+    while not loop_user.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    return turns
+
+
+def hold_elsewhere(store: Any, lease: float = 60.0) -> None:
+    """Let another process hold the key."""
+    store.inner.claim(KEY, owner="elsewhere", fingerprint=None, lease=lease, ttl=60)
+
+
+def complete_elsewhere(store: Any, value: object) -> None:
+    """Let it end."""
+    other = MemoryStore()
+    Idempotency(other).run("k", lambda: value)
+    record = other.get(KEY)
+    assert record is not None
+    assert record.outcome is not None
+    assert store.inner.complete(KEY, owner="elsewhere", outcome=record.outcome, ttl=60)
+
+
+async def until(said: Callable[[], object], pause: float = 0.002) -> None:
+    """Let the loop turn until something is so: what no event tells."""
+    while not said():  # noqa: ASYNC110 (counters of stores and states of tasks have no event)
+        await asyncio.sleep(pause)

@@ -1,0 +1,331 @@
+"""Leases, outcomes and worker threads of guarded coroutines, on stores that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from idempo import (
+    Idempotency,
+    InProgressError,
+    LeaseLostError,
+    ResultNotStoredError,
+    State,
+    StoreError,
+    current_operation,
+    renewal,
+)
+from idempo.hub import hub_of
+from idempo.testing import AsyncFlakyStore, FlakyStore
+from tests.async_support import (
+    KEY,
+    BlockingStore,
+    Effect,
+    SlowStore,
+    WatchedBlockingStore,
+    WatchedStore,
+    complete_elsewhere,
+    hold_elsewhere,
+    until,
+)
+
+OWN = [SlowStore, WatchedStore, BlockingStore, WatchedBlockingStore]
+SOON = 0.1  # seconds
+
+
+@pytest.fixture(params=OWN)
+def noting(request: pytest.FixtureRequest) -> Any:
+    """A store that notes how it was called."""
+    return request.param()
+
+
+@pytest.mark.realtime
+def test_a_long_coroutine_keeps_its_key_past_its_first_lease(noting: Any) -> None:
+    """Behaviour 20: renewed as long as it runs, and no longer."""
+    guard = Idempotency(noting, lease=0.15, wait=0)
+
+    async def effect() -> int:
+        await until(lambda: noting.calls.count("renew") >= 6)  # at a third of the lease each: twice the lease
+        with pytest.raises(InProgressError):
+            await asyncio.create_task(guard.run_async("k", effect))
+        current_operation().ensure_held()
+        return current_operation().attempt
+
+    async def main() -> None:
+        assert await asyncio.wait_for(guard.run_async("k", effect), 10) == 1
+        renewals = noting.calls.count("renew")
+        await asyncio.sleep(0.15)
+        assert noting.calls.count("renew") == renewals
+
+    asyncio.run(main())
+
+
+@pytest.mark.realtime
+def test_a_coroutine_is_renewed_until_max_run(noting: Any) -> None:
+    """Behaviours 20, 24: then it may be taken over, and is told so."""
+    guard = Idempotency(noting, lease=0.15, max_run=0.25, wait=20)
+    taken = asyncio.Event()
+
+    async def effect() -> int:
+        if current_operation().attempt == 1:
+            await taken.wait()
+            with pytest.raises(LeaseLostError):
+                current_operation().ensure_held()
+            return 1
+        taken.set()
+        return 2
+
+    async def main() -> None:
+        holder = asyncio.create_task(guard.run_async("k", effect))
+        assert await asyncio.wait_for(asyncio.create_task(guard.run_async("k", effect)), 10) == 2
+        with pytest.raises(LeaseLostError) as caught:
+            await holder
+        assert caught.value.result == 1
+
+    asyncio.run(main())
+    assert 1 <= noting.calls.count("renew") < 10
+
+
+@pytest.mark.realtime
+def test_a_renewal_that_is_refused_is_told_to_the_coroutine_and_to_those_who_joined(noting: Any) -> None:
+    """Behaviours 22, 24: it was taken over; its value comes with the error, those who joined claim anew."""
+    events: list[str] = []
+    guard = Idempotency(noting, lease=0.15, wait=20, observers=[lambda event: events.append(event.kind.value)])
+
+    async def effect() -> str:
+        noting.inner.delete(KEY)
+        hold_elsewhere(noting)
+        await until(lambda: "lease_lost" in events)
+        with pytest.raises(LeaseLostError):
+            current_operation().ensure_held()
+        complete_elsewhere(noting, "theirs")
+        return "late"
+
+    async def main() -> Any:
+        calls = [guard.run_async("k", effect) for _ in range(3)]
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+
+    first, *others = asyncio.run(main())
+    assert isinstance(first, LeaseLostError)
+    assert first.result == "late"
+    assert others == ["theirs", "theirs"]
+
+
+@pytest.mark.realtime
+def test_a_renewal_that_fails_is_tried_again_while_the_lease_stands() -> None:
+    """Behaviour 24: only when it cannot be known to stand any more is the function told."""
+    store = AsyncFlakyStore(SlowStore(), [("renew", 1, "before"), ("renew", 2, "after")])
+    events: list[str] = []
+    guard = Idempotency(store, lease=0.3, observers=[lambda event: events.append(event.kind.value)])
+
+    async def effect() -> int:
+        await until(lambda: store.count("renew") >= 5)
+        current_operation().ensure_held()
+        return 1
+
+    assert asyncio.run(asyncio.wait_for(guard.run_async("k", effect), 10)) == 1
+    assert events == ["store_failed", "store_failed", "executed"]
+
+
+@pytest.mark.realtime
+def test_a_bug_of_the_store_ends_no_other_renewals() -> None:
+    """Behaviour 20: whatever one renewal raises, the next is made."""
+    store = AsyncFlakyStore(SlowStore(), [("renew", 1, "before")], error=lambda call: ZeroDivisionError())
+    guard = Idempotency(store, lease=0.3)
+
+    async def effect() -> int:
+        await until(lambda: store.count("renew") >= 3)
+        return 1
+
+    assert asyncio.run(asyncio.wait_for(guard.run_async("k", effect), 10)) == 1
+
+
+@pytest.mark.realtime
+def test_doubt_waits_for_a_renewal_in_flight(noting: Any) -> None:
+    """Behaviour 26: a renewal that came after it would let the lease live on."""
+    guard = Idempotency(noting, lease=0.15, wait=0, in_doubt="raise")
+    inner_renew = noting.inner.renew
+    if isinstance(noting, SlowStore):
+        noting.turns = 5
+    else:
+
+        def slow(key: Any, **options: Any) -> bool:
+            time.sleep(0.02)
+            return bool(inner_renew(key, **options))
+
+        noting.inner.renew = slow
+
+    async def effect() -> None:
+        await until(lambda: "renew" in noting.calls)
+        raise ValueError("maybe")
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="maybe"):
+            await guard.run_async("k", effect)
+
+    asyncio.run(main())
+    record = noting.inner.get(KEY)
+    assert record is not None
+    assert record.state is State.RUNNING
+    assert record.lease_left <= 0
+
+
+@pytest.mark.parametrize("make", [SlowStore, BlockingStore])
+def test_an_outcome_that_was_not_stored_is_offered_until_it_is(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 33: its caller has it with the error, local duplicates have it meanwhile, nothing runs twice."""
+    monkeypatch.setattr(renewal, "_FIRST_RETRY", 0.02)
+    store: Any = AsyncFlakyStore(make()) if make is SlowStore else FlakyStore(make())
+    events: list[str] = []
+    guard = Idempotency(store, lease=0.1, observers=[lambda event: events.append(event.kind.value)])
+    effect = Effect(turns=0)
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def body() -> int:
+            begun.set()
+            await joined.wait()
+            return await effect()
+
+        joined = asyncio.Event()
+        holder = asyncio.create_task(guard.run_async("k", body))
+        await begun.wait()
+        waiter = asyncio.create_task(guard.run_async("k", body))
+        await asyncio.sleep(0)
+        with store.outage():
+            joined.set()
+            with pytest.raises(ResultNotStoredError) as caught:
+                await holder
+            assert caught.value.result == 1
+            assert await waiter == 1
+            assert await guard.run_async("k", body) == 1
+            assert store.count("claim") == 1
+        await until(lambda: "executed" in events)
+        assert len(hub_of(store).flights) == 0
+        assert await guard.run_async("k", body) == 1
+        assert store.count("claim") == 2
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert store.count("release") == 0
+    assert effect.runs == 1
+    assert events.count("executed") == 1
+
+
+@pytest.mark.parametrize("method", ["claim", "complete"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_failure_of_the_store_that_passes_is_not_noticed(method: str, when: Any) -> None:
+    """Behaviours 33, 34: asked again by the same owner, it answers as the first time."""
+    store = AsyncFlakyStore(SlowStore(), [(method, 1, when)])
+    guard = Idempotency(store)
+
+    async def effect() -> int:
+        return current_operation().attempt
+
+    async def main() -> list[int]:
+        return [await guard.run_async("k", effect), await guard.run_async("k", effect)]
+
+    assert asyncio.run(main()) == [1, 1]
+    assert guard.stats().executed == 1
+
+
+@pytest.mark.parametrize("end", ["rerun", "raise"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_end_that_was_not_answered_is_tried_once_more(end: Any, when: Any) -> None:
+    """Behaviour 34: on an AsyncStore too."""
+    store = AsyncFlakyStore(SlowStore(), [("release", 1, when), ("renew", 1, when)])
+    guard = Idempotency(store, in_doubt=end)
+
+    async def failing() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(guard.run_async("k", failing))
+    stats = guard.stats()
+    assert (stats.released, stats.in_doubt) == ((1, 0) if end == "rerun" else (0, 1))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_claim_that_is_never_answered_is_shared_and_wedges_nothing(when: Any) -> None:
+    """Behaviours 32, 34: those who joined get the failure as well, and the store is asked no more than twice."""
+    store = AsyncFlakyStore(SlowStore(), [("claim", 1, when), ("claim", 2, when)])
+    guard, effect = Idempotency(store, wait=SOON), Effect()
+
+    async def main() -> None:
+        calls = [guard.run_async("k", effect) for _ in range(10)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StoreError}
+        assert store.count("claim") == 2
+        assert effect.runs == 0
+        assert await guard.run_async("k", effect) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("method", ["claim", "complete", "release", "renew", "get"])
+def test_a_blocking_store_never_blocks_the_loop(method: str) -> None:
+    """Behaviour 11: its methods are called by threads of idempo's own, never by the loop's or its default ones."""
+    store = WatchedBlockingStore()
+    gate = store.gate(method)
+    if method == "get":
+        hold_elsewhere(store)
+
+    async def effect() -> int:
+        if method in ("release", "renew"):
+            raise ValueError("no")
+        return 1
+
+    async def open_the_gate() -> None:
+        await until(store.asked[method].is_set)
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        if method == "get":
+            complete_elsewhere(store, 1)
+        gate.set()
+
+    async def main() -> None:
+        opening = asyncio.create_task(open_the_gate())
+        guard = Idempotency(store, in_doubt="raise" if method == "renew" else "rerun")
+        if method in ("release", "renew"):
+            with pytest.raises(ValueError, match="no"):
+                await guard.run_async("k", effect)
+        else:
+            assert await guard.run_async("k", effect) == 1
+        await opening
+        assert await guard.lookup_async("k") is not None
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert {thread.name.rpartition("_")[0] for thread in store.threads} == {"idempo"}
+
+
+def test_a_default_executor_that_is_full_holds_up_nobody() -> None:
+    """Behaviour 11: it may be full of calls that wait for the very one that would need it."""
+    store = BlockingStore()
+    guard = Idempotency(store, wait=20)
+    joined, end = threading.Barrier(4), threading.Event()
+
+    async def effect() -> str:
+        return "value"
+
+    def block() -> None:
+        joined.wait(20)
+        assert end.wait(20)
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(3))
+        blocked = [loop.run_in_executor(None, block) for _ in range(3)]
+        joined.wait(20)
+        value = await asyncio.wait_for(guard.run_async("k", effect), 10)
+        end.set()
+        await asyncio.gather(*blocked)
+        return value
+
+    assert asyncio.run(main()) == "value"
