@@ -22,7 +22,7 @@ from idempo.hub import hub_of
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import NearStore, Store, WatchableStore
-from idempo.records import Claim, EventKind, Record, State
+from idempo.records import Claim, EventKind, Record
 from idempo.terms import Terms
 
 _FIRST_POLL: Final = 0.01  # seconds
@@ -59,16 +59,21 @@ class SyncDriver:
             if replayed is not None:
                 return replayed.value
             outer = _current.get()
-            reset = _current.set(operation_of(flight, outer))
             try:
-                flight.value = fn(*args, **kwargs)
-                flight.returned = True
+                # No `reset` by a token: an interrupt could come between the setting and the keeping of the token.
+                _current.set(operation_of(flight, outer))
+                flight.value, flight.returned = fn(*args, **kwargs), True
             finally:
-                _current.reset(reset)
+                _current.set(outer)
             return self.complete(flight)
         except BaseException as error:
-            if not flight.over:
-                self.settle(flight, error)
+            try:
+                if not flight.over:
+                    self.settle(flight, error)
+            except BaseException:  # an interrupt in the midst of it: each of its steps may be made again
+                if not flight.over:
+                    self.settle(flight, error)
+                raise
             raise
 
     # -- entering ------------------------------------------------------------------------------------------------
@@ -106,23 +111,23 @@ class SyncDriver:
         """Wait for another call of this process; None: look again."""
         if found.end is not None:
             return found.end if isinstance(found.end, Record | Failure) else None
-        woken = threading.Event()
-        joined = self._hub.flights.join(found, None, ThreadGroup, woken)
-        if joined is None:
-            return None
-        room, group = joined
-        successor = None
+        flights, woken = self._hub.flights, threading.Event()
         try:
-            while room.end is None and (leader := room.leader) is not None:
-                until = min(deadline, leader.stands_until) if leader.phase is Phase.RUNNING else deadline
-                if (now := time.monotonic()) >= until:
+            joined = flights.join(found, None, ThreadGroup, woken)
+            if joined is None:
+                return None
+            room, group = joined
+            while room.end is None and (leader := room.leader) is not None and (now := time.monotonic()) < deadline:
+                # A claim that is still to be answered stands at least for its lease; nobody tells when it was.
+                until = leader.stands_until if leader.phase is Phase.RUNNING else now + leader.terms.policy.lease
+                if now >= until:
                     break
-                woken.wait(min(until - now, self._terms.policy.lease))  # who still claims may hold a lease by then
+                woken.wait(min(until, deadline) - now)
                 woken.clear()
-            if time.monotonic() < deadline:
-                successor = flight
-        finally:
-            leads = self._hub.flights.leave(room, group, woken, successor)
+            leads = flights.leave(room, group, woken, flight if time.monotonic() < deadline else None)
+        except BaseException:  # an interrupt, at whatever point: the turn of another must not be lost with this waiter
+            flights.abandon(found, None, woken)
+            raise
         return answers.left(flight, room, leads=leads, waited=time.monotonic() - started, deadline=deadline)
 
     def _lead(self, flight: Flight, started: float, deadline: float, *, waited: bool) -> answers.Replayed | None:
@@ -177,17 +182,28 @@ class SyncDriver:
             raise
 
     def _resolve(self, flight: Flight, owner: str, value: object) -> bool:
-        """Keep what the probe found, if the record is still the one that it looked at; False: no store was asked."""
+        """Keep what the probe found, if the record is still the one that it looked at; False: no store took it."""
         flight.probed = True
         claim = self._claim(flight, owner)
-        if claim is None:
+        if claim is None or (claim.acquired and not self._keep_found(flight, claim, value)):
             self._hub.flights.finish(flight, LOOK_AGAIN)
             return False
-        if claim.acquired:
-            flight.record, flight.value = claim.record, value
-            outcome, _ = answers.encode_value(flight)
-            self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
         flight.record, flight.value, flight.probed = None, None, False
+        return True
+
+    def _keep_found(self, flight: Flight, claim: Claim, value: object) -> bool:
+        """Complete what was claimed for a probe; False: the store fails, and the policy is to do without it."""
+        flight.record, flight.value = claim.record, value
+        outcome, _ = answers.encode_value(flight)
+        try:
+            self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
+        except StoreError as error:
+            self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
+            if self._terms.policy.store_errors == "raise":
+                error.key = flight.key
+                raise
+            self._release_unanswered(flight)
+            return False
         return True
 
     def _claim(self, flight: Flight, take_over: bool | str) -> Claim | None:
@@ -235,11 +251,11 @@ class SyncDriver:
         policy = self._terms.policy
         flight.record = claim.record
         flight.stands_until = flight.asked_at + policy.lease
-        flight.phase = Phase.RUNNING
         if policy.max_run > 0:
             self._hub.renewer.add(flight)
         if claim.took_over:
             self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, claim.record.attempt)
+        flight.phase = Phase.RUNNING  # last: up to here nothing can have run
 
     def _wait(self, flight: Flight, record: Record, deadline: float, polls: int) -> None:
         """Wait for a change of the record, for the end of its lease, or for the deadline."""
@@ -250,9 +266,10 @@ class SyncDriver:
         watch = self._store.watch(flight.key, woken.set) if isinstance(self._store, WatchableStore) else nullcontext()
         with watch:
             if watched:
-                now = self._store.get(flight.key)
-                if now is None or now.owner != record.owner or now.state is not State.RUNNING:
-                    return
+                with suppress(IdempotencyError):  # the claim that follows meets it too, and tells it
+                    now = self._store.get(flight.key)
+                    if now is None or now.owner != record.owner or (now.lease_left or 0.0) <= 0:
+                        return  # it changed before it was watched: it ended, or was left in doubt
             pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 (spreads polls)
             woken.wait(max(0.0, min(pause, lease_left, deadline - time.monotonic())))
 
@@ -306,12 +323,11 @@ class SyncDriver:
             pass  # told; the original is what is raised
         except Exception as failed:  # noqa: BLE001 (a store's bug, and still the original is raised)
             self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
-        finally:
-            if not flight.over:
-                if isinstance(error, Exception):
-                    self._hub.flights.finish(flight, Failure(error))
-                else:
-                    self._hub.flights.vacate(flight)
+        if not flight.over:  # not in a `finally`: where this was interrupted, it is done again
+            if isinstance(error, Exception):
+                self._hub.flights.finish(flight, Failure(error))
+            else:
+                self._hub.flights.vacate(flight)
 
     def _end(self, flight: Flight, error: BaseException) -> None:
         terms, key = self._terms, flight.key

@@ -99,6 +99,11 @@ class Room:
         self.end: Ending | None = None
         self.groups: dict[Hashable, Group] = {}
 
+    def close(self, end: Ending) -> list[Group]:
+        """Let nobody in any more, and return those who are to be woken."""
+        self.end, self.leader = end, None
+        return list(self.groups.values())
+
     def __bool__(self) -> bool:
         return any(group.members for group in self.groups.values())
 
@@ -213,7 +218,8 @@ class Flights:
                 return found if same else flight
             self._table[flight.id] = flight
             found.end = LOOK_AGAIN
-            groups = _close(found, LOOK_AGAIN)
+            groups = [] if found.room is None else found.room.close(LOOK_AGAIN)
+            found.room = None
         for group in groups:
             group.wake_all()
         return flight
@@ -256,6 +262,13 @@ class Flights:
             one.wake_one()
         return False
 
+    def abandon(self, found: Flight, group_key: Hashable, member: Hashable) -> None:
+        """Take a waiter out of the flight's room where it is not known whether it ever came in, or has left."""
+        room = found.room
+        group = None if room is None else room.groups.get(group_key)
+        if room is not None and group is not None:
+            self.leave(room, group, member)
+
     def finish(self, flight: Flight, end: Ending | None, *, outcome: bytes = b"", offering: bool = False) -> None:
         """End the flight, and wake whoever joined it.
 
@@ -266,31 +279,33 @@ class Flights:
             offering: The store has not taken the outcome yet: the flight stays, and duplicates get it from here.
         """
         with self._lock:
-            flight.phase = _ENDED
             if not offering and self._table.get(flight.id) is flight:
                 del self._table[flight.id]
-            if flight.room is None and not offering:
-                return
-            if end is None:
-                end = flight.completed(outcome)
-            flight.end = end
-            groups = _close(flight, end)
+            room = flight.room
+            if room is not None or offering:
+                flight.end = end = flight.completed(outcome) if end is None else end
+                groups = [] if room is None else room.close(end)
+            else:
+                groups = []
         for group in groups:
             group.wake_all()
+        flight.room = None
+        flight.phase = _ENDED  # last: whoever is interrupted before ends it once more
 
     def vacate(self, flight: Flight) -> None:
         """Leave without an outcome: the next to come leads."""
+        groups: list[Group] = []
         with self._lock:
-            flight.phase = Phase.VACANT
             room = flight.room
             if not room:
                 if self._table.get(flight.id) is flight:
                     del self._table[flight.id]
-                return
-            room.leader, room.vacated = None, flight
-            groups = list(room.groups.values())
+            elif room.leader is None or room.leader is flight:  # not a successor's, when this is done again
+                room.leader, room.vacated = None, flight
+                groups = list(room.groups.values())
         for group in groups:
             group.wake_one()
+        flight.phase = Phase.VACANT  # last, as in `finish`
 
     def dismiss(self, flight: Flight) -> None:
         """Forget an offering flight: its outcome is stored, or never will be."""
@@ -311,14 +326,6 @@ class Flights:
         if room is not None:
             room.leader = flight
         self._table[flight.id] = flight
-
-
-def _close(flight: Flight, end: Ending) -> list[Group]:
-    room, flight.room = flight.room, None
-    if room is None:
-        return []
-    room.end, room.leader = end, None
-    return list(room.groups.values())
 
 
 class ThreadGroup(Group):

@@ -140,11 +140,17 @@ class Renewer:
     def _wake(self) -> None:
         with self._changed:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="idempo-renewer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="idempo-renewer", daemon=True)
+                thread.start()
+                self._thread = thread
             self._changed.notify_all()
 
     def _work(self) -> None:
+        with self._changed:
+            if self._thread is None:  # whoever started it was interrupted, and could not say so
+                self._thread = threading.current_thread()
+            elif self._thread is not threading.current_thread():
+                return
         idle_at = time.monotonic() + _IDLE
         while True:
             # Set to never before the scan: every flight that is added behind it then sounds the alarm.
