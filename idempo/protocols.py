@@ -111,6 +111,8 @@ class Store(Protocol):
     def delete(self, key: Key, *, owner: str | None = None) -> bool:
         """Remove the record, in whatever state; with ``owner``, only while that owner's record stands.
 
+        Without an owner a record that cannot be read is removed too: nothing else can, and somebody has looked at it.
+
         Returns:
             True when a record was removed.
         """

@@ -473,7 +473,10 @@ def test_a_record_is_bound_to_its_key(store: Store, line: Line) -> None:
     with pytest.raises(RecordError, match="one of"):
         store.get(other)
     with pytest.raises(RecordError, match="one of"):
-        store.delete(other)
+        store.delete(other, owner="owner-a")
+    assert store.delete(other)
+    assert store.get(other) is None
+    assert store.get(KEY) is not None
 
 
 def test_any_byte_that_changed_is_noticed(server: DictBackend, clock: FakeClock) -> None:

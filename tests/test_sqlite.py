@@ -531,8 +531,10 @@ def test_a_changed_column_is_noticed(path: Path, store: SqliteStore, change: str
             act(store, key=key)
         assert caught.value.key == key
     with pytest.raises(RecordError):
-        store.delete(key)
+        store.delete(key, owner="owner-a")
     assert by_hand(path, "SELECT * FROM idempo_records") == before
+    assert store.delete(key)
+    assert store.get(key) is None
 
 
 @pytest.mark.parametrize("columns", ["id INTEGER", "namespace TEXT, key TEXT, state TEXT"])

@@ -121,7 +121,12 @@ class Records:
 
     def _delete(self, connection: sqlite3.Connection, key: Key, owner: str | None) -> bool:
         for _ in ROUNDS:
-            row = self._table.read(connection, key, self._now())
+            try:
+                row = self._table.read(connection, key, self._now())
+            except (RecordError, sqlite3.Error) as error:  # SQLite itself refuses texts that are none
+                if owner is not None or (isinstance(error, sqlite3.Error) and is_busy(error)):
+                    raise
+                return self._table.discard(connection, key)
             if row is None or not _transitions.delete(row[0], owner):
                 return False
             self._removing(row[1])

@@ -151,6 +151,7 @@ class Table:
             f"UPDATE {table} SET ({values}) = ({', '.join('?' * len(_COLUMNS[2:]))}) "
             f"{where} AND token = ? AND revision = ?"
         )
+        self._discard = f"DELETE FROM {table} {where}"
         self._delete = f"DELETE FROM {table} {where} AND token = ? AND revision = ?"
         self._scan = (
             f"SELECT key, {values} FROM {table} WHERE namespace = ? AND key > ? AND expires > ? ORDER BY key LIMIT ?"
@@ -226,6 +227,11 @@ class Table:
         name = (_bindable(key.namespace), _bindable(key.value))
         _, token, revision = found
         return connection.execute(self._delete, (*name, token, revision)).rowcount == 1
+
+    def discard(self, connection: sqlite3.Connection, key: Key) -> bool:
+        """Remove the key's row, whatever it holds, and say whether there was one."""
+        name = (_bindable(key.namespace), _bindable(key.value))
+        return connection.execute(self._discard, name).rowcount == 1
 
     def page(
         self, connection: sqlite3.Connection, namespace: str, after: _Text, now: int, limit: int

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
-from idempo.errors import StoreError
+from idempo.errors import RecordError, StoreError
 from idempo.records import Claim, Key, Record
 from idempo.stores import _transitions
 from idempo.stores._cas_records import ROUNDS, Book, Found, Plan
@@ -156,16 +156,26 @@ class CasStore:
         """See `Store.delete`. False also where a first request did remove it, and only its answer was lost."""
         name = self._book.name(key)
         for _ in range(ROUNDS):
-            found = self._look(key, name)
+            try:
+                found = self._look(key, name)
+            except RecordError:
+                if owner is not None:
+                    raise
+                return self._remove(key, name, None)
             if not _transitions.delete(found.record, owner):
                 return False
-            try:
-                if self._backend.delete(name, found.revision):
-                    self._book.forget(name)
-                    return True
-            except OSError as error:
-                raise _failed(key, error) from error
+            if self._remove(key, name, found.revision):
+                return True
         raise self._book.outrun(key)
+
+    def _remove(self, key: Key, name: str, revision: int | None) -> bool:
+        try:
+            removed = self._backend.delete(name, revision)
+        except OSError as error:
+            raise _failed(key, error) from error
+        if removed:
+            self._book.forget(name)
+        return removed
 
     def _step(
         self,
@@ -260,16 +270,26 @@ class AsyncCasStore:
         """See `Store.delete`."""
         name = self._book.name(key)
         for _ in range(ROUNDS):
-            found = await self._look(key, name)
+            try:
+                found = await self._look(key, name)
+            except RecordError:
+                if owner is not None:
+                    raise
+                return await self._remove(key, name, None)
             if not _transitions.delete(found.record, owner):
                 return False
-            try:
-                if await self._backend.delete(name, found.revision):
-                    self._book.forget(name)
-                    return True
-            except OSError as error:
-                raise _failed(key, error) from error
+            if await self._remove(key, name, found.revision):
+                return True
         raise self._book.outrun(key)
+
+    async def _remove(self, key: Key, name: str, revision: int | None) -> bool:
+        try:
+            removed = await self._backend.delete(name, revision)
+        except OSError as error:
+            raise _failed(key, error) from error
+        if removed:
+            self._book.forget(name)
+        return removed
 
     async def _step(
         self,

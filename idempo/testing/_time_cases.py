@@ -222,7 +222,7 @@ class TimeCases(Case):
     def test_a_record_that_cannot_be_read_is_never_absent(
         self, subject: Store, damaged: Callable[[Key, str], None], how: str
     ) -> None:
-        """Behaviour 35: RecordError from every method, and the record is left as it is."""
+        """Behaviour 35: RecordError from every method, and the record is left as it is, but for a plain delete."""
         key = self.key()
         self.completed(subject, key)
         damaged(key, how)
@@ -237,3 +237,8 @@ class TimeCases(Case):
                 subject.release(key, owner="owner-a", ttl=LONG)
             with pytest.raises(RecordError):
                 subject.renew(key, owner="owner-a", lease=LONG, ttl=LONG)
+            with pytest.raises(RecordError):
+                subject.delete(key, owner="owner-a")
+        assert subject.delete(key)
+        assert not subject.delete(key)
+        assert subject.get(key) is None
