@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Unpack, cast, overload
 
@@ -32,6 +31,7 @@ from idempo.wrapping import (
     P,
     R,
     digests,
+    is_coroutine_function,
     make_terms,
     namespace_of,
     run_unguarded,
@@ -109,7 +109,7 @@ class Idempotency:
             TypeError: ``fn`` is a coroutine function (``run_async`` is meant), or the store is an AsyncStore.
             IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
         """
-        if inspect.iscoroutinefunction(fn):
+        if is_coroutine_function(fn):
             raise TypeError("run() is for plain functions; for a coroutine function use `await run_async(...)`")
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
@@ -206,13 +206,13 @@ class Idempotency:
             wrapper = wrap(
                 target,
                 self.store,
-                f"{self.namespace}/{name}",
+                check_namespace(f"{self.namespace}/{name}"),
                 made,
                 key=key,
                 payload=payload,
                 ignore=ignore,
                 fingerprinter=self._fingerprinter if fingerprinter is None else fingerprinter,
-                codec=codec or self._codec,
+                codec=self._codec if codec is None else codec,
                 seal=self._seal,
                 observers=(*self._observers, *observers),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from idempo.choosing import sync_driver
@@ -126,6 +127,13 @@ def digests(fingerprinter: object) -> Fingerprinter:
     return fingerprinter
 
 
+def is_coroutine_function(fn: Any) -> bool:
+    """Whether calling this gives a coroutine, as far as that can be told before it is called."""
+    if isinstance(fn, FunctionType | MethodType):
+        return inspect.iscoroutinefunction(fn)
+    return any(inspect.iscoroutinefunction(one) for one in (fn, type(fn).__call__))
+
+
 def make_terms(
     store: AnyStore,
     *,
@@ -146,6 +154,8 @@ def make_terms(
         codec = getattr(store, "default_codec", None) or JsonCodec()
     if not isinstance(codec, Codec):
         raise TypeError(f"codec must have encode and decode, and {type(codec).__name__} has not")
+    if seal is not None and not isinstance(seal, Seal):
+        raise TypeError(f"seal must have seal and open, and {type(seal).__name__} has not")
     if seal is None and getattr(store, "shared", True) and not getattr(codec, "safe_in_shared_store", True):
         raise TypeError(f"{type(codec).__name__} is unsafe in a store that others can write: use JsonCodec, or a seal")
     learn = getattr(codec, "for_return_type", None)
@@ -177,14 +187,21 @@ def namespace_of(fn: Any, given: str | None, *, own: bool, shared: bool, prefixe
     """Return a function's namespace, or refuse one that other functions or processes could share by accident."""
     if given is not None:
         return check_namespace(given)
-    module, name = getattr(fn, "__module__", "") or "", getattr(fn, "__qualname__", type(fn).__name__)
+    module, name = getattr(fn, "__module__", "") or "", _name_of(fn)
     if not own and "<lambda>" in name:
         raise TypeError("a lambda on a store that is not its own must be given a namespace")
+    if not own and not hasattr(fn, "__qualname__"):  # it would share its class's with all others
+        raise TypeError(f"this {name} has no name of its own: where the store is not, it must be given a namespace")
     if shared and "<locals>" in name:
         raise TypeError(f"{name} is made inside a function: on a shared store it must be given a namespace")
     if shared and module == "__main__" and not prefixed:
         raise TypeError(f"{name} is of __main__: on a shared store it, or its guard, must be given a namespace")
-    return f"{module}.{name}"
+    return check_namespace(f"{module}.{name}")
+
+
+def _name_of(fn: object) -> str:
+    """Return what a function is called; a partial, or another object that can be called, by its class."""
+    return str(getattr(fn, "__qualname__", type(fn).__name__))
 
 
 def wrap(
@@ -206,14 +223,14 @@ def wrap(
     Raises:
         TypeError: The function cannot be guarded, or not so.
     """
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise TypeError(f"{fn.__qualname__} is a generator: its end cannot be an outcome; guard what consumes it")
-    is_coroutine = inspect.iscoroutinefunction(fn)
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in (fn, type(fn).__call__)):
+        raise TypeError(f"{_name_of(fn)} is a generator: its end cannot be an outcome; guard what consumes it")
+    is_coroutine = is_coroutine_function(fn)
     resolve = compile_call(fn, key=key, payload=payload, ignore=ignore, fingerprinter=digests(fingerprinter))
     if is_async(store) and not is_coroutine:
-        raise TypeError(f"{fn.__qualname__} is a plain function, and its store an AsyncStore: give it a sync store")
+        raise TypeError(f"{_name_of(fn)} is a plain function, and its store an AsyncStore: give it a sync store")
     if not is_coroutine and inspect.iscoroutinefunction(policy.probe):
-        raise TypeError(f"the probe of {fn.__qualname__} is a coroutine function, and the function a plain one")
+        raise TypeError(f"the probe of {_name_of(fn)} is a coroutine function, and the function a plain one")
     terms = make_terms(store, policy=policy, codec=codec, seal=seal, observers=observers, returns=return_annotation(fn))
     wrapper = _async_wrapper(fn, terms, namespace, resolve) if is_coroutine else _wrapper(fn, terms, namespace, resolve)
 
