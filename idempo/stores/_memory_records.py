@@ -33,7 +33,7 @@ class Entry:
         self.token = token
         self.lease_end = lease_end
         self.outcome: bytes | None = None
-        self.bucket: set[Id] | None = None
+        self.bucket: _Bucket | None = None
 
     expires: float
 
@@ -56,6 +56,17 @@ class Entry:
         )
 
 
+class _Bucket:
+    """Records that come due between two points in time."""
+
+    __slots__ = ("end", "ids", "start")
+
+    def __init__(self, start: float, end: float) -> None:
+        self.start = start
+        self.end = end
+        self.ids: set[Id] = set()
+
+
 class Expiry:
     """Which records are due, in buckets of a thirty-second to a sixty-fourth of their ttl.
 
@@ -64,49 +75,63 @@ class Expiry:
     cachetools' TLRUCache removes everything that is due within one call.)
     """
 
-    __slots__ = ("_buckets", "_ends", "next_due")
+    __slots__ = ("_buckets", "_ends", "_last", "_last_ttl", "next_due")
 
     def __init__(self) -> None:
-        self._buckets: dict[tuple[int, int], set[Id]] = {}
+        self._buckets: dict[tuple[int, int], _Bucket] = {}
         self._ends: list[tuple[float, tuple[int, int]]] = []
+        # Where a record was put last: the next one of the same ttl mostly goes there too.
+        self._last, self._last_ttl = _NOWHERE, math.nan
         self.next_due = math.inf
         """No record is due before this point in time."""
 
     def put(self, entry: Entry, expires: float, ttl: float) -> None:
         """Note when this record expires, in place of what was noted before."""
-        width = math.frexp(ttl)[1] - 6
-        index = int(math.ldexp(expires, -width))
-        bucket = self._buckets.get((width, index))
-        if bucket is None:
-            bucket = self._buckets[width, index] = set()
-            heapq.heappush(self._ends, (math.ldexp(index + 1, width), (width, index)))
-            self.next_due = self._ends[0][0]
         entry.expires = expires
+        bucket = self._last
+        if ttl != self._last_ttl or not bucket.start <= expires < bucket.end:
+            bucket = self._last = self._find(expires, ttl)
+            self._last_ttl = ttl
         before = entry.bucket
         if bucket is not before:
             if before is not None:
-                before.discard(entry.id)
-            bucket.add(entry.id)
+                before.ids.discard(entry.id)
+            bucket.ids.add(entry.id)
             entry.bucket = bucket
 
     def take_out(self, entry: Entry) -> None:
         """Forget when this record expires."""
-        bucket = entry.bucket
-        if bucket is None:
+        if entry.bucket is None:
             return
-        bucket.discard(entry.id)
+        ids = entry.bucket.ids
+        ids.discard(entry.id)
         # A set does not shrink by itself, and a full store evicts whole buckets long before they are due.
-        if bucket.__sizeof__() > _SPARSE * (len(bucket) + 1):
-            left = list(bucket)
-            bucket.clear()
-            bucket.update(left)
+        if ids.__sizeof__() > _SPARSE * (len(ids) + 1):
+            left = list(ids)
+            ids.clear()
+            ids.update(left)
 
     def pop(self, now: float) -> Id | None:
         """Take out one record that is due, if there is any."""
         while self.next_due <= now:
-            bucket = self._buckets[self._ends[0][1]]
-            if bucket:
-                return bucket.pop()
+            ids = self._buckets[self._ends[0][1]].ids
+            if ids:
+                return ids.pop()
             del self._buckets[heapq.heappop(self._ends)[1]]
+            self._last = _NOWHERE  # it may have been the one
             self.next_due = self._ends[0][0] if self._ends else math.inf
         return None
+
+    def _find(self, expires: float, ttl: float) -> _Bucket:
+        width = math.frexp(ttl)[1] - 6
+        index = int(math.ldexp(expires, -width))
+        bucket = self._buckets.get((width, index))
+        if bucket is None:
+            bucket = _Bucket(math.ldexp(index, width), math.ldexp(index + 1, width))
+            self._buckets[width, index] = bucket
+            heapq.heappush(self._ends, (bucket.end, (width, index)))
+            self.next_due = self._ends[0][0]
+        return bucket
+
+
+_NOWHERE: Final = _Bucket(math.inf, -math.inf)
