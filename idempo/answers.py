@@ -14,6 +14,7 @@ from idempo.errors import (
     InDoubtError,
     InProgressError,
     LeaseLostError,
+    RecordError,
     ReentrantCallError,
     ResultLostError,
     ResultNotStoredError,
@@ -47,7 +48,11 @@ def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, att
         ResultLostError: The operation ran, but its outcome was not kept.
         RecordError: The outcome cannot be read.
     """
-    kind, content = terms.outcomes.read(outcome, id_[0], id_[1], fingerprint)
+    try:
+        kind, content = terms.outcomes.read(outcome, id_[0], id_[1], fingerprint)
+    except RecordError as error:
+        error.key = Key(*id_)
+        raise
     terms.teller.replayed(id_[0], id_[1], attempt)
     if kind is _VALUE:
         return content
