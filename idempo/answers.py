@@ -190,7 +190,7 @@ def completed(flight: Flight, kind: EventKind, *, stored: bool | None) -> Any:
                 key=flight.key,
                 result=flight.value,
             )
-    elif flight.record is not None:  # else nothing was ever claimed
+    elif flight.attempt:  # else nothing was ever claimed
         raise lease_lost(flight)
     return flight.value
 
@@ -198,14 +198,14 @@ def completed(flight: Flight, kind: EventKind, *, stored: bool | None) -> Any:
 def left_behind(flight: Flight, end: End, error: BaseException, *, held: bool) -> None:
     """Tell how the claim of a function that raised was ended."""
     kind = EventKind.RELEASED if end is End.RELEASE else EventKind.IN_DOUBT
-    if not held and flight.record is not None:
+    if not held and flight.attempt:
         kind = EventKind.LEASE_LOST
     flight.terms.teller.tell(kind, flight.key, flight.attempt, error=error)
 
 
 def encode_value(flight: Flight) -> tuple[bytes, EventKind]:
     """Return a returned value as an outcome, *lost* where it cannot be kept, and the event to tell."""
-    outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, _bound_to(flight)
+    outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, flight.bound
     try:
         return outcomes.encode_value(flight.value, namespace, value, fingerprint), _EXECUTED
     except CodecError as error:
@@ -214,12 +214,8 @@ def encode_value(flight: Flight) -> tuple[bytes, EventKind]:
 
 def encode_error(flight: Flight, error: BaseException) -> tuple[bytes, EventKind]:
     """Return a declared error as an outcome, *lost* where it cannot be kept, and the event to tell."""
-    outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, _bound_to(flight)
+    outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, flight.bound
     try:
         return outcomes.encode_error(error, namespace, value, fingerprint), EventKind.FAILED
     except CodecError as unkept:
         return outcomes.encode_lost(str(unkept), namespace, value, fingerprint), EventKind.RESULT_LOST
-
-
-def _bound_to(flight: Flight) -> bytes | None:
-    return flight.fingerprint if flight.record is None else flight.record.fingerprint

@@ -178,9 +178,7 @@ class OperationBlock:
                 flight.key, attempt=replayed.attempt, token=replayed.token, fresh=False, result=replayed.value
             )
         else:
-            record = flight.record
-            attempt, token = (0, 0) if record is None else (record.attempt, record.token)
-            operation = make(flight.key, attempt=attempt, token=token, flight=flight, outer=outer)
+            operation = make(flight.key, flight.attempt, flight.token, flight, outer)
             operation._driver = self._driver
         operation._closed = False
         self._operation = operation

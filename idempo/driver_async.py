@@ -152,7 +152,8 @@ class AsyncDriver:
             own = not claim.acquired and inside(record.owner, flight.task)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
             if do is Do.RUN:
-                self._hold(flight, claim)
+                flight.hold(record)
+                self._begin(flight, took_over=claim.took_over)
                 return None
             if do is Do.WAIT:
                 flight.phase = Phase.WAITING
@@ -195,19 +196,30 @@ class AsyncDriver:
             raise
 
     async def _resolve(self, flight: Flight, owner: str, value: object) -> bool:
-        """Keep what the probe found, if the record is still the one that it looked at; False: no store was asked."""
+        """Keep what the probe found, if the record is still the one that it looked at; False: no store took it."""
         flight.probed = True
         claim = await self._claim(flight, owner)
-        if claim is None:
+        if claim is None or (claim.acquired and not await self._keep_found(flight, claim, value)):
             self._hub.flights.finish(flight, LOOK_AGAIN)
             return False
-        if claim.acquired:
-            flight.record, flight.value = claim.record, value
-            outcome, _ = answers.encode_value(flight)
-            await _answer(
-                self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
-            )
-        flight.record, flight.value, flight.probed = None, None, False
+        flight.let_go()
+        return True
+
+    async def _keep_found(self, flight: Flight, claim: Claim, value: object) -> bool:
+        """Complete what was claimed for a probe; False: the store fails, and the policy is to do without it."""
+        flight.hold(claim.record)
+        flight.value = value
+        outcome, _ = answers.encode_value(flight)
+        ttl = self._terms.policy.ttl
+        try:
+            await _answer(self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=ttl))
+        except StoreError as error:
+            self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
+            if self._terms.policy.store_errors == "raise":
+                error.key = flight.key
+                raise
+            await self._release_unanswered(flight)
+            return False
         return True
 
     async def _claim(self, flight: Flight, take_over: bool | str) -> Claim | None:
@@ -252,15 +264,15 @@ class AsyncDriver:
             else:
                 await _answer(self._store.release(flight.key, owner=flight.owner, ttl=policy.lease))
 
-    def _hold(self, flight: Flight, claim: Claim) -> None:
+    def _begin(self, flight: Flight, *, took_over: bool = False) -> None:
+        """The key is ours: keep it so while the function runs."""
         policy = self._terms.policy
-        flight.record = claim.record
+        if took_over:
+            self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, flight.attempt)
         flight.stands_until = flight.asked_at + policy.lease
-        flight.phase = Phase.RUNNING
         if policy.max_run > 0:
             self._renewer().add(flight)
-        if claim.took_over:
-            self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, claim.record.attempt)
+        flight.phase = Phase.RUNNING  # last: up to here nothing can have run
 
     async def _wait(self, flight: Flight, record: Record, deadline: float, polls: int) -> None:
         """Wait for a change of the record, for the end of its lease, or for the deadline."""
@@ -324,7 +336,7 @@ class AsyncDriver:
                     self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
                 )
             except StoreError as error:
-                if flight.record is not None and time.monotonic() + _COMPLETE_RETRY < flight.stands_until:
+                if flight.attempt and time.monotonic() + _COMPLETE_RETRY < flight.stands_until:
                     await asyncio.sleep(_COMPLETE_RETRY)
                     continue
                 self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)

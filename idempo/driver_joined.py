@@ -41,7 +41,8 @@ class JoinedDriver(SyncDriver):
             record = claim.record
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=inside(record.owner, None))
             if do is Do.RUN:
-                flight.record, flight.stands_until, flight.phase = record, math.inf, Phase.RUNNING
+                flight.hold(record)
+                flight.stands_until, flight.phase = math.inf, Phase.RUNNING
                 if claim.took_over:
                     terms.teller.tell(EventKind.TAKEN_OVER, flight.key, record.attempt)
                 return None
@@ -84,7 +85,7 @@ class JoinedDriver(SyncDriver):
         except StoreError as failed:
             self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
         else:
-            if flight.record is not None:
+            if flight.attempt:
                 self._terms.teller.tell(EventKind.RELEASED, flight.key, flight.attempt, error=error)
 
     def _claim_once(self, flight: Flight, take_over: bool | str) -> Claim:
@@ -113,9 +114,10 @@ class JoinedDriver(SyncDriver):
         """Keep what the probe found; the next claim replays it."""
         claim = self._claim_once(flight, owner)
         if claim.acquired:
-            flight.record, flight.value = claim.record, value
+            flight.hold(claim.record)
+            flight.value = value
             self._write(flight, answers.encode_value(flight)[0])
-            flight.record, flight.value = None, None
+            flight.let_go()
             flight.owner = new_owner()
 
     def _release_savepoint(self, flight: Flight) -> None:

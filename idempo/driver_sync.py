@@ -143,7 +143,8 @@ class SyncDriver:
             own = not claim.acquired and inside(record.owner, None)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
             if do is Do.RUN:
-                self._hold(flight, claim)
+                flight.hold(record)
+                self._begin(flight, took_over=claim.took_over)
                 return None
             if do is Do.WAIT:
                 flight.phase = Phase.WAITING
@@ -188,12 +189,13 @@ class SyncDriver:
         if claim is None or (claim.acquired and not self._keep_found(flight, claim, value)):
             self._hub.flights.finish(flight, LOOK_AGAIN)
             return False
-        flight.record, flight.value, flight.probed = None, None, False
+        flight.let_go()
         return True
 
     def _keep_found(self, flight: Flight, claim: Claim, value: object) -> bool:
         """Complete what was claimed for a probe; False: the store fails, and the policy is to do without it."""
-        flight.record, flight.value = claim.record, value
+        flight.hold(claim.record)
+        flight.value = value
         outcome, _ = answers.encode_value(flight)
         try:
             self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
@@ -247,14 +249,14 @@ class SyncDriver:
             else:
                 self._store.release(flight.key, owner=flight.owner, ttl=policy.lease)
 
-    def _hold(self, flight: Flight, claim: Claim) -> None:
+    def _begin(self, flight: Flight, *, took_over: bool = False) -> None:
+        """The key is ours: keep it so while the function runs."""
         policy = self._terms.policy
-        flight.record = claim.record
+        if took_over:
+            self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, flight.attempt)
         flight.stands_until = flight.asked_at + policy.lease
         if policy.max_run > 0:
             self._hub.renewer.add(flight)
-        if claim.took_over:
-            self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, claim.record.attempt)
         flight.phase = Phase.RUNNING  # last: up to here nothing can have run
 
     def _wait(self, flight: Flight, record: Record, deadline: float, polls: int) -> None:
@@ -293,7 +295,7 @@ class SyncDriver:
                     flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl
                 )
             except StoreError as error:
-                if flight.record is not None and time.monotonic() + _COMPLETE_RETRY < flight.stands_until:
+                if flight.attempt and time.monotonic() + _COMPLETE_RETRY < flight.stands_until:
                     time.sleep(_COMPLETE_RETRY)
                     continue
                 self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)

@@ -113,6 +113,8 @@ class Flight:
 
     __slots__ = (
         "asked_at",
+        "attempt",
+        "bound",
         "end",
         "fingerprint",
         "generation",
@@ -122,7 +124,6 @@ class Flight:
         "owner",
         "phase",
         "probed",
-        "record",
         "renew_at",
         "renew_until",
         "returned",
@@ -132,6 +133,7 @@ class Flight:
         "task",
         "terms",
         "thread",
+        "token",
         "value",
     )
 
@@ -145,7 +147,11 @@ class Flight:
         self.task: object = None
         self.generation = _forks.generation
         self.phase = _CLAIMING
-        self.record: Record | None = None
+        self.attempt = 0
+        """Which attempt its claim is; 0 while it holds no key."""
+        self.token = 0
+        self.bound = fingerprint
+        """The fingerprint of the record, to which a seal binds the outcome."""
         self.asked_at = 0.0
         self.stands_until = 0.0
         self.probed = False
@@ -159,10 +165,13 @@ class Flight:
     renew_until: float
     savepoint: AbstractContextManager[None]
 
-    @property
-    def attempt(self) -> int:
-        """The attempt that this flight's claim is, 0 while unknown."""
-        return 0 if self.record is None else self.record.attempt
+    def hold(self, record: Record) -> None:
+        """Take note of the record that this flight's claim has made."""
+        self.attempt, self.token, self.bound = record.attempt, record.token, record.fingerprint
+
+    def let_go(self) -> None:
+        """Take note that its claim was for a probe's answer, and is over."""
+        self.attempt, self.token, self.bound, self.value, self.probed = 0, 0, self.fingerprint, None, False
 
     @property
     def over(self) -> bool:
@@ -182,10 +191,8 @@ class Flight:
 
     def completed(self, outcome: bytes) -> Record:
         """The record that this flight's outcome makes."""
-        held, ttl = self.record, self.terms.policy.ttl
-        if held is None:  # its claim was never answered, and it ran all the same (store_errors="run")
-            return Record(State.COMPLETED, self.fingerprint, 0, 0, self.owner, outcome, None, ttl)
-        return Record(State.COMPLETED, held.fingerprint, held.attempt, held.token, self.owner, outcome, None, ttl)
+        ttl = self.terms.policy.ttl
+        return Record(State.COMPLETED, self.bound, self.attempt, self.token, self.owner, outcome, None, ttl)
 
 
 class Flights:

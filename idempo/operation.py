@@ -120,7 +120,4 @@ def inside(owner: str, task: object) -> bool:
 
 def operation_of(flight: Flight, outer: Operation | None) -> Operation:
     """Return the operation that a flight's function may ask for."""
-    record = flight.record
-    if record is None:
-        return Operation(flight.key, 0, 0, flight, outer)
-    return Operation(flight.key, record.attempt, record.token, flight, outer)
+    return Operation(flight.key, flight.attempt, flight.token, flight, outer)

@@ -54,7 +54,8 @@ def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
         if claim.record.state is State.COMPLETED:
             return False
         raise InProgressError("a live claim holds the key; it may still end by itself", key=key)
-    flight.record, flight.value = claim.record, value
+    flight.hold(claim.record)
+    flight.value = value
     outcome, _ = answers.encode_value(flight)
     return cast("bool", (yield lambda store: store.complete(key, owner=flight.owner, outcome=outcome, ttl=policy.ttl)))
 
