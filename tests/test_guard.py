@@ -648,3 +648,34 @@ def test_stats_count_a_guards_calls_and_those_of_its_functions(shop: Shop) -> No
     assert shop.guard.stats() == Stats(executed=2, replayed=2)
     assert placed.stats() == Stats(executed=1, replayed=1)
     assert Idempotency(shop.store, namespace="orders").stats() == Stats()
+
+
+def test_on_an_async_store_the_twins_are_awaited() -> None:
+    """Of a guard, and of the functions that it decorates."""
+    backend = AsyncDictBackend(DictBackend())
+    guard = Idempotency(AsyncCasStore(backend), namespace="orders", in_doubt="raise")
+
+    async def place(order: str) -> str:
+        if order == "bad":
+            raise ConnectionError
+        return order
+
+    placed: Any = guard.idempotent(key="order", namespace="place")(place)
+
+    async def main() -> None:
+        assert [await guard.run_async("o-1", place, "tea") for _ in "12"] == ["tea", "tea"]
+        assert (await guard.lookup_async("o-1")).state is State.COMPLETED
+        assert await guard.forget_async("o-1") is True
+        assert await guard.forget_async("o-1", force=True) is False
+        with pytest.raises(ConnectionError):
+            await guard.run_async("o-1", place, "bad")
+        assert await guard.resolve_async("o-1", "by hand") is True
+        assert await guard.resolve_async("o-1", "again") is False
+        assert await guard.run_async("o-1", place, "bad") == "by hand"
+        assert [await placed("tea") for _ in "12"] == ["tea", "tea"]
+        assert (await placed.lookup("tea")).state is State.COMPLETED
+        assert await placed.forget("tea") is True
+        assert await placed.lookup("tea") is None
+
+    asyncio.run(main())
+    assert guard.stats() == Stats(executed=2, replayed=3, in_doubt=1)
