@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from idempo import _fork
 from idempo.protocols import Observer
 from idempo.records import Event, EventKind, Key, Stats
 
@@ -29,10 +29,13 @@ _DUPLICATES: Final = frozenset({EventKind.REPLAYED, EventKind.WAITED, EventKind.
 _LONGEST_KEY: Final = 80
 
 
+_reading: Final = _fork.new_lock()  # one for all: counts are made with every guard, and seldom read
+
+
 class Counts:
     """Counts events by kind, exactly and without a lock on the counting side."""
 
-    __slots__ = ("_lock", "_reads", "add")
+    __slots__ = ("_reads", "add")
 
     add: Final[Mapping[EventKind, Callable[[], int]]]
     """Counts one event of a kind: ``add[kind]()``."""
@@ -41,11 +44,10 @@ class Counts:
         # ``next()`` of an itertools counter is one atomic step; ``+= 1`` is three.
         self.add = {kind: itertools.count().__next__ for kind in EventKind}
         self._reads = 0
-        self._lock = threading.Lock()
 
     def read(self) -> dict[str, int]:
         """Return the counts by the kinds' names."""
-        with self._lock:  # reading a counter counts once, too
+        with _reading:  # reading a counter counts once, too
             counts = {kind.value: count() - self._reads for kind, count in self.add.items()}
             self._reads += 1
         return counts
