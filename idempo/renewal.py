@@ -147,10 +147,8 @@ class Renewer:
 
     def _work(self) -> None:
         with self._changed:
-            if self._thread is None:  # whoever started it was interrupted, and could not say so
-                self._thread = threading.current_thread()
-            elif self._thread is not threading.current_thread():
-                return
+            if self._thread is not threading.current_thread():
+                return  # whoever started it was interrupted, and could not say so
         idle_at = time.monotonic() + _IDLE
         while True:
             # Set to never before the scan: every flight that is added behind it then sounds the alarm.

@@ -99,7 +99,7 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came so far"
-        time.sleep(0)
+        time.sleep(0.0005)
 
 
 def in_thread(call: Callable[[], Any], answers: list[Any]) -> threading.Thread:
