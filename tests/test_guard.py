@@ -28,6 +28,7 @@ from idempo import (
     MemoryStore,
     PickleCodec,
     RecordError,
+    ReentrantCallError,
     ResultLostError,
     State,
     Stats,
@@ -309,6 +310,35 @@ def test_unguarded_run_simply_runs(shop: Shop) -> None:
             shop("paid", "")
     assert shop.ask("lookup", "o-1") is None
     assert shop.guard.stats() == Stats()
+
+
+def test_a_call_within_a_call_is_recursion_only_for_the_keys_around_it(shop: Shop) -> None:
+    """Behaviour 17: however deep it stands; a key that others hold is merely in progress."""
+    shop.elsewhere(key=Key("orders", "theirs"))
+    raised: list[type[Exception]] = []
+
+    async def within() -> None:
+        for key in ("theirs", "outer", "inner"):
+            try:
+                await shop.guard.run_async(key, within)
+            except Exception as error:
+                raised.append(type(error))
+
+    def within_sync() -> None:
+        for key in ("theirs", "outer", "inner"):
+            try:
+                shop.guard.run(key, within_sync)
+            except Exception as error:
+                raised.append(type(error))
+
+    async def nested() -> None:
+        await shop.guard.run_async("outer", shop.guard.run_async, "inner", within, payload=None)
+
+    if shop.colour == "sync":
+        shop.guard.run("outer", shop.guard.run, "inner", within_sync, payload=None)
+    else:
+        asyncio.run(nested())
+    assert raised == [InProgressError, ReentrantCallError, ReentrantCallError]
 
 
 # Doubt, attempts and tokens

@@ -12,6 +12,7 @@ import warnings
 from typing import Any
 
 import pytest
+from cachetools import LRUCache
 
 from idempo import Idempotency, Key, MemoryStore, State
 from idempo.errors import StoreFullError
@@ -185,6 +186,24 @@ def test_an_expired_record_is_absent_at_once_though_it_was_not_removed_yet() -> 
     assert claim(store, 5, owner="bob").record.attempt == 1
 
 
+def test_a_record_that_goes_while_it_is_looked_for_is_absent() -> None:
+    """Behaviour 42: the look without the lock was true a moment ago."""
+    store = MemoryStore()
+    complete(store, 1)
+
+    class Going(LRUCache[Any, Any]):
+        def __contains__(self, key: object) -> bool:
+            there = super().__contains__(key)
+            if there:
+                self.pop(key)
+            return there
+
+    going: Any = Going(10)
+    going.update(store._completed)
+    store._completed = going
+    assert store.near("orders", "o-1") is None
+
+
 def test_sweeping_is_bounded_and_leaves_what_has_not_expired() -> None:
     """Behaviours 40, 52: at most so many at once."""
     clock = FakeClock()
@@ -242,7 +261,7 @@ def test_a_burst_of_failures_leaves_nothing_that_grows() -> None:
         claim(store, f"later-{number}")
     assert len(store) == 200
     assert len(hub_of(store).flights) == 0
-    assert not hub_of(store).renewer._schedule
+    assert not hub_of(store).renewer
 
 
 # Who may share it
@@ -350,7 +369,7 @@ def test_a_child_inherits_no_renewer_and_releases_nothing_of_its_parents() -> No
             here = hub_of(store).renewer
             return here is renewer and here._thread is not None and here._thread.is_alive()
 
-        inherited = [renewer._thread, bool(renewer._schedule), len(hub_of(store).flights)]
+        inherited = [renewer._thread, bool(renewer), len(hub_of(store).flights)]
         own = guard.run("o-child", renewed)
         record = store.get(key("parent"))
         assert record is not None

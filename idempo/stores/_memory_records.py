@@ -101,8 +101,7 @@ class Expiry:
 
     def take_out(self, entry: Entry) -> None:
         """Forget when this record expires."""
-        if entry.bucket is None:
-            return
+        assert entry.bucket is not None  # whatever is kept was put
         ids = entry.bucket.ids
         ids.discard(entry.id)
         # A set does not shrink by itself, and a full store evicts whole buckets long before they are due.
