@@ -195,7 +195,7 @@ def test_a_record_that_goes_while_it_is_looked_for_is_absent() -> None:
         def __contains__(self, key: object) -> bool:
             there = super().__contains__(key)
             if there:
-                self.pop(key)
+                del self[key]
             return there
 
     going: Any = Going(10)
