@@ -24,9 +24,9 @@ from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, begin_on, loop_renewer, pooled, shielded
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
-from idempo.protocols import NearStore, TransactionalStore, WatchableStore
+from idempo.protocols import TransactionalStore, WatchableStore
 from idempo.records import Claim, EventKind, Key, Record, State
-from idempo.terms import Terms
+from idempo.terms import Terms, shortcut
 
 _FIRST_POLL: Final = 0.01  # seconds
 _LAST_POLL: Final = 0.5
@@ -47,7 +47,9 @@ class AsyncDriver:
         self._blocking = blocking
         self._store: Any = PooledStore(terms.store, self._hub) if blocking else terms.store
         self._watches = isinstance(terms.store, WatchableStore)
-        self._near = terms.store.near if isinstance(terms.store, NearStore) else None
+        direct = not self._async and not blocking
+        self._near = shortcut(terms.store, "near") if direct else None
+        self._claim_new: Any = shortcut(terms.store, "claim_new") if direct else None
 
     async def run(
         self,
@@ -65,9 +67,10 @@ class AsyncDriver:
         flight = Flight(id_, fingerprint, self._terms)
         flight.task = asyncio.current_task()
         try:
-            replayed = await self.enter(flight)
-            if replayed is not None:
-                return replayed.value
+            if self._claim_new is None or not self._starts(flight):
+                replayed = await self.enter(flight)
+                if replayed is not None:
+                    return replayed.value
             outer = _current.get()
             reset = _current.set(operation_of(flight, outer))
             try:
@@ -85,6 +88,19 @@ class AsyncDriver:
             raise
 
     # -- entering ------------------------------------------------------------------------------------------------
+
+    def _starts(self, flight: Flight) -> bool:
+        """Claim a new key in one step, if that is all there is to do; `enter` finds out what else there is."""
+        flight.asked_at = time.monotonic()
+        if self._hub.flights.seat(flight, flight.asked_at) is not flight:
+            return False
+        policy = self._terms.policy
+        token = self._claim_new(flight.id, flight.owner, flight.fingerprint, policy.lease, policy.ttl)
+        if token is None:
+            return False
+        flight.attempt, flight.token = 1, token
+        self._begin(flight)
+        return True
 
     async def enter(self, flight: Flight) -> answers.Replayed | None:
         """Claim the key: None when it is ours to run, else what a duplicate is given."""

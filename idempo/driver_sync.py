@@ -21,9 +21,9 @@ from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup, 
 from idempo.hub import hub_of
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
-from idempo.protocols import NearStore, Store, WatchableStore
+from idempo.protocols import Store, WatchableStore
 from idempo.records import Claim, EventKind, Record
-from idempo.terms import Terms
+from idempo.terms import Terms, shortcut
 
 _FIRST_POLL: Final = 0.01  # seconds
 _LAST_POLL: Final = 0.5
@@ -38,7 +38,8 @@ class SyncDriver:
         self._terms = terms
         self._store = cast("Store", terms.store)
         self._hub = hub_of(terms.store)
-        self._near = terms.store.near if isinstance(terms.store, NearStore) else None
+        self._near = shortcut(terms.store, "near")
+        self._claim_new = shortcut(terms.store, "claim_new")
 
     def run(
         self,
@@ -55,9 +56,10 @@ class SyncDriver:
                 return answers.replay(self._terms, id_, *kept)
         flight = Flight(id_, fingerprint, self._terms)
         try:
-            replayed = self.enter(flight)
-            if replayed is not None:
-                return replayed.value
+            if self._claim_new is None or not self._starts(flight):
+                replayed = self.enter(flight)
+                if replayed is not None:
+                    return replayed.value
             outer = _current.get()
             try:
                 # No `reset` by a token: an interrupt could come between the setting and the keeping of the token.
@@ -77,6 +79,19 @@ class SyncDriver:
             raise
 
     # -- entering ------------------------------------------------------------------------------------------------
+
+    def _starts(self, flight: Flight) -> bool:
+        """Claim a new key in one step, if that is all there is to do; `enter` finds out what else there is."""
+        flight.asked_at = time.monotonic()
+        if self._hub.flights.seat(flight, flight.asked_at) is not flight:
+            return False
+        policy = self._terms.policy
+        token = self._claim_new(flight.id, flight.owner, flight.fingerprint, policy.lease, policy.ttl)
+        if token is None:
+            return False
+        flight.attempt, flight.token = 1, token
+        self._begin(flight)
+        return True
 
     def enter(self, flight: Flight) -> answers.Replayed | None:
         """Claim the key: None when it is ours to run, else what a duplicate is given."""

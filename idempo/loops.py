@@ -137,38 +137,22 @@ def begin_on(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, 
         loop.call_soon_threadsafe(begin)
 
 
-class LoopRenewer:
+class LoopRenewer(Schedule):
     """Renews the leases of an async store's flights, by a timer of their loop and a task while renewals are due."""
 
     def __init__(self, lost: Callable[[Flight], None], settled: Callable[[Flight], None]) -> None:
+        super().__init__(lost, settled)
         self._loop = asyncio.get_running_loop()
-        self._schedule = Schedule(lost, settled)
         self._alarm = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._round: asyncio.Task[None] | None = None
         self._busy_with: Flight | None = None
         self._landed = asyncio.Event()
 
-    def add(self, flight: Flight) -> None:
-        """See `Schedule.add`."""
-        self._schedule.add(flight)
-        self._set(flight.renew_at)
-
-    def remove(self, flight: Flight) -> None:
-        """See `Schedule.remove`; from any thread."""
-        self._schedule.remove(flight)
-
-    def offer(self, flight: Flight, outcome: bytes) -> bool:
-        """See `Schedule.add_offer`."""
-        accepted = self._schedule.add_offer(flight, outcome)
-        if accepted:
-            self._set(flight.renew_at)
-        return accepted
-
-    def adopt(self, other: LoopRenewer) -> None:
-        """Go on with what the renewer of a closed loop has offered."""
-        self._schedule.adopt(other._schedule)
-        self._set(self._schedule.next_at())
+    def adopt(self, other: Schedule) -> None:
+        """See `Schedule.adopt`; ``other`` is the renewer of a closed loop."""
+        super().adopt(other)
+        self._wake(self.next_at())
 
     async def land(self, flight: Flight) -> None:
         """Wait until no renewal of this removed flight is under way, at most for its lease."""
@@ -178,7 +162,7 @@ class LoopRenewer:
                     self._landed.clear()
                     await self._landed.wait()
 
-    def _set(self, due: float) -> None:
+    def _wake(self, due: float) -> None:
         if self._round is not None or due >= self._alarm:  # a round that ends looks for itself what is due next
             return
         if self._timer is not None:
@@ -190,11 +174,11 @@ class LoopRenewer:
 
     def _ring(self) -> None:
         self._alarm, self._timer = math.inf, None
-        due = self._schedule.due(time.monotonic())
+        due = self.due(time.monotonic())
         if due:
             self._round = self._loop.create_task(self._renew_all(due), name="idempo-renewer")
         else:
-            self._set(self._schedule.next_at())
+            self._wake(self.next_at())
 
     async def _renew_all(self, due: list[Flight]) -> None:
         try:
@@ -203,11 +187,11 @@ class LoopRenewer:
         finally:
             self._round = None
             if not self._loop.is_closed():
-                self._set(self._schedule.next_at())
+                self._wake(self.next_at())
 
     async def _renew(self, flight: Flight) -> None:
         store, policy = cast("AsyncStore", flight.terms.store), flight.terms.policy
-        if flight not in self._schedule:
+        if flight not in self:
             return
         self._busy_with, sent = flight, time.monotonic()
         answer: bool | BaseException
@@ -221,7 +205,7 @@ class LoopRenewer:
         finally:
             self._busy_with = None
             self._landed.set()
-        self._schedule.answered(flight, sent, answer)
+        self.answered(flight, sent, answer)
 
 
 def loop_renewer(hub: Hub) -> LoopRenewer:

@@ -170,6 +170,20 @@ class NearStore(Protocol):
 
 
 @runtime_checkable
+class InstantStore(Protocol):
+    """Ability: claim a key that has no record, without waiting and without I/O, and without an answer to look at."""
+
+    def claim_new(
+        self, id_: tuple[str, str], owner: str, fingerprint: bytes | None, lease: float, ttl: float
+    ) -> int | None:
+        """Claim a new key, given as namespace and value, as `Store.claim` does, and return its fencing token.
+
+        None where it is not new, or cannot be taken: nothing was changed, and `Store.claim` says what is the matter.
+        """
+        ...
+
+
+@runtime_checkable
 class WatchableStore(Protocol):
     """Ability: tell when a key changes, so that waiters need not poll."""
 

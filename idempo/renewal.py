@@ -28,6 +28,8 @@ class Schedule:
 
     def __init__(self, lost: Callable[[Flight], None], settled: Callable[[Flight], None]) -> None:
         self._flights: dict[str, Flight] = {}
+        self._alarm = -math.inf
+        """What is due before this point in time needs a call to `_wake`; a bare schedule is looked at by its user."""
         self._lost = lost
         self._settled = settled
 
@@ -43,12 +45,14 @@ class Schedule:
         flight.renew_until = flight.asked_at + policy.max_run
         flight.renew_at = flight.asked_at + policy.lease / 3
         self._flights[flight.owner] = flight
+        if flight.renew_at < self._alarm:
+            self._wake(flight.renew_at)
 
     def remove(self, flight: Flight) -> None:
         """Renew this flight no more; an answer that is still on its way changes nothing."""
         self._flights.pop(flight.owner, None)
 
-    def add_offer(self, flight: Flight, outcome: bytes) -> bool:
+    def offer(self, flight: Flight, outcome: bytes) -> bool:
         """Offer the outcome to the store until it takes it, refuses it, or the ttl is over; False when too many are."""
         if sum(other.offer is not None for other in list(self._flights.values())) >= MAX_OFFERS:
             return False
@@ -57,6 +61,8 @@ class Schedule:
         flight.renew_until = now + flight.terms.policy.ttl
         flight.renew_at = now + _FIRST_RETRY
         self._flights[flight.owner] = flight
+        if flight.renew_at < self._alarm:
+            self._wake(flight.renew_at)
         return True
 
     def adopt(self, other: Schedule) -> None:
@@ -108,36 +114,27 @@ class Schedule:
             self._lost(flight)
             flight.terms.teller.tell(EventKind.LEASE_LOST, flight.key, flight.attempt)
 
+    def _wake(self, due: float) -> None:
+        """See to it that somebody looks at what is due by then."""
+        raise NotImplementedError  # pragma: no cover (abstract)
 
-class Renewer:
+
+class Renewer(Schedule):
     """Renews the leases of a sync store's flights from a thread that starts when needed and ends when idle."""
 
     def __init__(self, lost: Callable[[Flight], None], settled: Callable[[Flight], None]) -> None:
-        self._schedule = Schedule(lost, settled)
-        self._changed = threading.Condition()
+        super().__init__(lost, settled)
         self._alarm = math.inf
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._busy_with: Flight | None = None
-        self.remove: Final = self._schedule.remove
-
-    def add(self, flight: Flight) -> None:
-        """See `Schedule.add`."""
-        self._schedule.add(flight)
-        if self._thread is None or flight.renew_at < self._alarm:
-            self._wake()
-
-    def offer(self, flight: Flight, outcome: bytes) -> bool:
-        """See `Schedule.add_offer`."""
-        accepted = self._schedule.add_offer(flight, outcome)
-        self._wake()
-        return accepted
 
     def land(self, flight: Flight) -> None:
         """Wait until no renewal of this removed flight is under way, at most for its lease."""
         with self._changed:
             self._changed.wait_for(lambda: self._busy_with is not flight, flight.terms.policy.lease)
 
-    def _wake(self) -> None:
+    def _wake(self, due: float) -> None:  # noqa: ARG002  (the thread sees for itself)
         with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="idempo-renewer", daemon=True)
@@ -154,16 +151,16 @@ class Renewer:
             # Set to never before the scan: every flight that is added behind it then sounds the alarm.
             self._alarm = math.inf
             now = time.monotonic()
-            for flight in self._schedule.due(now):
+            for flight in self.due(now):
                 self._renew(flight)
             with self._changed:
                 now = time.monotonic()
-                if self._schedule:
+                if self:
                     idle_at = now + _IDLE
                 elif now >= idle_at:
-                    self._thread = None
+                    self._thread = None  # and the alarm is set to never: whoever comes next wakes another
                     return
-                self._alarm = min(self._schedule.next_at(), idle_at)
+                self._alarm = min(self.next_at(), idle_at)
                 self._changed.wait(max(0.0, self._alarm - now))
 
     def _renew(self, flight: Flight) -> None:
@@ -173,7 +170,7 @@ class Renewer:
         sent = time.monotonic()
         answer: bool | BaseException
         try:
-            if flight not in self._schedule:
+            if flight not in self:
                 return
             if flight.offer is not None:
                 answer = store.complete(flight.key, owner=flight.owner, outcome=flight.offer, ttl=policy.ttl)
@@ -185,4 +182,4 @@ class Renewer:
             with self._changed:
                 self._busy_with = None
                 self._changed.notify_all()
-        self._schedule.answered(flight, sent, answer)
+        self.answered(flight, sent, answer)

@@ -77,13 +77,13 @@ def test_long_functions_keep_their_keys_with_one_thread_for_all(inner: Any) -> N
         with pytest.raises(InProgressError):
             Idempotency(store, wait=0).run(key, list)
     flights = [hub_of(store).flights.leading(("default", key)) for key in keys]
-    assert all(flight in hub_of(store).renewer._schedule for flight in flights)
+    assert all(flight in hub_of(store).renewer for flight in flights)
     end.set()
     for thread in threads:
         thread.join(20)
     assert answers == [1] * 8
     assert guard.stats().lease_lost == 0
-    assert not any(flight in hub_of(store).renewer._schedule for flight in flights)
+    assert not any(flight in hub_of(store).renewer for flight in flights)
 
 
 @pytest.mark.realtime
@@ -149,7 +149,7 @@ def test_doubt_waits_for_a_renewal_in_flight() -> None:
     thread = in_thread(lambda: guard.run("k", effect), answers)
     assert store.asked.wait(20)
     renewer = hub_of(store).renewer
-    until(lambda: not renewer._schedule)
+    until(lambda: not renewer)
     assert not store.doubted.wait(0.05)
     store.go.set()
     thread.join(20)
@@ -194,7 +194,7 @@ def test_whoever_is_interrupted_while_starting_the_renewer_leaves_the_next_one_r
             if started:
                 start(thread)
             if started == 2:  # a signal's handler guards something, too
-                hub_of(store).renewer._wake()
+                hub_of(store).renewer._wake(0.0)
             raise KeyboardInterrupt
         start(thread)
 

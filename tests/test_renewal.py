@@ -52,14 +52,14 @@ def test_a_call_that_is_added_while_the_renewer_scans_is_renewed_in_time(monkeyp
     """Behaviour 20: at whatever point of its round the renewer is, it hears of a new call."""
     renewer = Renewer(lambda flight: None, lambda flight: None)
     alarms: list[float] = []
-    due = type(renewer._schedule).due
+    due = type(renewer).due
 
     def scan(schedule: Any, now: float) -> list[Flight]:
         alarms.append(renewer._alarm)
         return due(schedule, now)
 
-    monkeypatch.setattr(type(renewer._schedule), "due", scan)
-    renewer._wake()
+    monkeypatch.setattr(type(renewer), "due", scan)
+    renewer._wake(0.0)
     while not alarms:
         time.sleep(0)
     # Whatever is due sooner than the alarm wakes the renewer: during a scan that must be everything.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,6 +13,8 @@ from idempo import (
     FingerprintError,
     FingerprintMismatchError,
     Idempotency,
+    Key,
+    MemoryStore,
     fingerprint,
     idempotent,
 )
@@ -94,3 +97,45 @@ def test_what_is_no_fingerprinter_is_refused_at_once() -> None:
         Idempotency(fingerprinter=wrong)
     with pytest.raises(TypeError, match="Fingerprinter"):
         idempotent(fingerprinter=wrong)(take)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("how", ["subclass", "object"])
+def test_a_claim_of_a_stores_own_is_what_is_asked(is_async: bool, how: str) -> None:
+    """A store that counts, traces or refuses claims sees all of them; no short cut of its base goes past it."""
+    claims: list[str] = []
+
+    class Counting(MemoryStore):
+        def claim(self, key: Key, **options: Any) -> Any:
+            claims.append(key.value)
+            return super().claim(key, **options)
+
+    store: Any = Counting() if how == "subclass" else MemoryStore()
+    if how == "object":
+        plain = store.claim
+        store.claim = lambda key, **options: claims.append(key.value) or plain(key, **options)
+    guard = Idempotency(store)
+
+    async def place() -> str:
+        return "placed"
+
+    for _ in range(2):
+        if is_async:
+            assert asyncio.run(guard.run_async("a", place)) == "placed"
+        else:
+            assert guard.run("a", lambda: "placed") == "placed"
+    assert claims == ["a", "a"]
+
+
+def test_a_short_cut_of_a_subclass_of_its_own_is_taken() -> None:
+    """Who writes one knows the claim that he inherits."""
+
+    class Nearer(MemoryStore):
+        def near(self, namespace: str, value: str) -> Any:
+            asked.append(value)
+            return super().near(namespace, value)
+
+    asked: list[str] = []
+    guard = Idempotency(Nearer())
+    assert [guard.run("a", lambda: 1), guard.run("a", lambda: 1)] == [1, 1]
+    assert asked == ["a", "a"]

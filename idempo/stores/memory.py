@@ -162,6 +162,24 @@ class MemoryStore:
         attempt, token, kept = entry.attempt, entry.token, entry.fingerprint
         return Claim(True, Record(_RUNNING, kept, attempt, token, owner, None, lease, lease + ttl), took_over)
 
+    def claim_new(self, id_: Id, owner: str, fingerprint: bytes | None, lease: float, ttl: float) -> int | None:
+        """See `InstantStore.claim_new`."""
+        with self._lock:
+            now = self._clock()
+            if self._expiry.next_due <= now:
+                self._sweep(now, _SWEEP_PER_CLAIM)
+            running = self._running
+            if self._find(id_, now) is not None:
+                return None
+            if len(running) + len(self._completed) + len(self._released) >= self._max_records:
+                return None
+            entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
+            running[id_] = entry
+            self._expiry.put(entry, now + lease + ttl, ttl)
+        if id_ in self._watchers:
+            self._tell(id_)
+        return entry.token
+
     def complete(self, key: Key, *, owner: str, outcome: bytes, ttl: float) -> bool:
         """See `Store.complete`."""
         id_ = (key.namespace, key.value)

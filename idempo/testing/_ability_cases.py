@@ -8,7 +8,15 @@ from typing import TypeVar, cast
 
 import pytest
 
-from idempo.protocols import NearStore, PurgeableStore, ScannableStore, Store, SweepableStore, WatchableStore
+from idempo.protocols import (
+    InstantStore,
+    NearStore,
+    PurgeableStore,
+    ScannableStore,
+    Store,
+    SweepableStore,
+    WatchableStore,
+)
 from idempo.records import Key, State
 from idempo.testing._case import LONG, PAYLOAD, Case
 from idempo.testing._key_cases import TEXTS
@@ -167,6 +175,32 @@ class AbilityCases(Case):
         assert store.near(self.namespace, "deleted") is None
         self.advance(2 * self.unit)
         assert store.near(self.namespace, "brief") is None
+
+    def test_a_new_key_claimed_at_once_is_claimed_as_any_other(self, subject: Store) -> None:
+        """Behaviours 21, 27: the same record as by ``claim``, and nothing at all where there is one already."""
+        store = _with(subject, InstantStore)
+        new, token = self.key("new"), None
+        for _ in range(2):
+            claimed = store.claim_new((new.namespace, new.value), "owner-a", PAYLOAD, LONG, LONG)
+            assert (claimed is None) == (token is not None)
+            token = claimed or token
+            record = self.stands(subject, new, State.RUNNING)
+            assert (record.owner, record.fingerprint, record.attempt, record.token) == ("owner-a", PAYLOAD, 1, token)
+            assert record.lease_left == pytest.approx(LONG, abs=self.unit)
+            assert record.expires_in == pytest.approx(2 * LONG, abs=self.unit)
+        for name, leave in (("done", self.completed), ("doubt", self.doubtful), ("released", self.released)):
+            leave(subject, self.key(name))
+            before = subject.get(self.key(name))
+            assert store.claim_new((self.namespace, name), "owner-b", PAYLOAD, LONG, LONG) is None
+            after = subject.get(self.key(name))
+            assert before is not None
+            assert after is not None
+            assert (after.state, after.owner, after.token) == (before.state, before.owner, before.token)
+        subject.delete(new)
+        again = store.claim_new((new.namespace, new.value), "owner-b", None, LONG, LONG)
+        assert token is not None
+        assert again is not None
+        assert again > token
 
     def _neighbours(self) -> list[Key]:
         name = self.namespace

@@ -16,6 +16,7 @@ from idempo.protocols import (
     AsyncStore,
     AsyncSweepableStore,
     AsyncWatchableStore,
+    InstantStore,
     NearStore,
     Store,
 )
@@ -82,6 +83,8 @@ class BlockingStore:
         # By assignment, not by methods: an ability is told by whether the method is there.
         if isinstance(store, NearStore):
             self.near = store.near
+        if isinstance(store, InstantStore):
+            self.claim_new = store.claim_new
         if isinstance(store, AsyncWatchableStore):
             self.watch = self._watch(store)
         if isinstance(store, AsyncScannableStore):

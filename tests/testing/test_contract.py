@@ -26,6 +26,11 @@ class Damageable(ReferenceStore):
             raise RecordError("damaged", key=key)
         return super().find(key)
 
+    def delete(self, key: Key, *, owner: str | None = None) -> bool:
+        if owner is None:
+            self.damaged.discard(key)
+        return super().delete(key, owner=owner)
+
 
 class TestSync(StoreContract):
     """Every case, none skipped but the one about another machine's clock."""
