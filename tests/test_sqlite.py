@@ -604,7 +604,7 @@ def test_a_call_from_inside_a_call_is_refused(path: Path) -> None:
         armed = False
 
         def __call__(self) -> float:
-            if self.armed and store._connections.lane().connection.in_transaction:  # type: ignore[union-attr]
+            if self.armed and store._connections.local.lane.connection.in_transaction:
                 self.armed = False
                 with pytest.raises(StoreError, match="inside its own call") as caught:
                     claim(store, key=Key("billing", "of a finalizer"))

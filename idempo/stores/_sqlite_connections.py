@@ -44,26 +44,26 @@ class Connections:
     Args:
         connect: Opens a connection, with ``check_same_thread=False`` so that `close` may close it.
         patience: How long a fork waits for another thread's statement to end, in seconds.
+
+    Attributes:
+        local: Has the calling thread's `Lane` as ``lane``, once there is one.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], *, patience: float) -> None:
         self._connect = connect
         self.patience = patience
         self.lock = threading.RLock()
-        self._local = threading.local()
+        self.local = threading.local()
         self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
         self._closed = False
         with _fork_lock:
             _everyone.add(self)
 
-    def lane(self) -> Lane:
-        """Return the calling thread's lane."""
-        try:
-            lane: Lane = self._local.lane
-        except AttributeError:
-            lane = self._local.lane = Lane()
-            with self.lock:
-                self._lanes.add(lane)
+    def new_lane(self) -> Lane:
+        """Return a lane for the calling thread, which finds it again as ``local.lane``."""
+        lane = self.local.lane = Lane()
+        with self.lock:
+            self._lanes.add(lane)
         return lane
 
     def open(self, lane: Lane) -> sqlite3.Connection:

@@ -19,10 +19,10 @@ from idempo._time import seconds
 from idempo.errors import IdempotencyError, StoreError
 from idempo.records import Claim, Key, Record
 from idempo.stores import _transitions
-from idempo.stores._sqlite_connections import Connections
+from idempo.stores._sqlite_connections import Connections, Lane
 from idempo.stores._sqlite_joining import JoiningSqliteStore
 from idempo.stores._sqlite_records import ROUNDS, Records, Work, is_busy, key_of, translated
-from idempo.stores._sqlite_table import Table
+from idempo.stores._sqlite_table import MICROSECONDS, Table
 from idempo.stores._transitions import Transition
 
 __all__ = ["JoiningSqliteStore", "SqliteStore"]
@@ -187,7 +187,7 @@ class SqliteStore(Records):
         # One statement reads, another writes if the row is still the one that was read: nobody waits for a lock in
         # order to change nothing.
         for _ in ROUNDS:
-            now = self._now()
+            now = int(self._clock() * MICROSECONDS)
             row = self._table.read(connection, key, now)
             if row is None:
                 answer, write = transition(None, now, *args)
@@ -219,7 +219,10 @@ class SqliteStore(Records):
 
     def _reading(self, work: Work[*_Args, _Result], *args: *_Args) -> _Result:
         connections = self._connections
-        lane = connections.lane()
+        try:
+            lane: Lane = connections.local.lane
+        except AttributeError:
+            lane = connections.new_lane()
         deadline = time.monotonic() + self._busy_timeout
         while True:
             with lane.lock:
