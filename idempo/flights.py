@@ -217,7 +217,7 @@ class Flights:
             if found is flight or found.end is not None:
                 return found
             same = agree(flight.fingerprint, found.fingerprint)
-            if found.phase is Phase.VACANT and same:
+            if found.phase is Phase.VACANT and same and found.room is not None:  # else nobody waits: as if it were gone
                 self._succeed(found.room, flight)
                 return flight
             lapsed = now >= found.stands_until if found.phase is Phase.RUNNING else found.stopped
@@ -328,10 +328,9 @@ class Flights:
         """Forget all flights: in a forked child, where they are the parent's."""
         self._table.clear()
 
-    def _succeed(self, room: Room | None, flight: Flight) -> None:
+    def _succeed(self, room: Room, flight: Flight) -> None:
         flight.room = room
-        if room is not None:
-            room.leader = flight
+        room.leader = flight
         self._table[flight.id] = flight
 
 
