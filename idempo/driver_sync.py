@@ -82,9 +82,10 @@ class SyncDriver:
 
     def _starts(self, flight: Flight) -> bool:
         """Claim a new key in one step, if that is all there is to do; `enter` finds out what else there is."""
-        flight.asked_at = time.monotonic()
-        if self._hub.flights.seat(flight, flight.asked_at) is not flight:
+        now = time.monotonic()
+        if self._hub.flights.seat(flight, now) is not flight:
             return False
+        flight.asked_at = now
         policy = self._terms.policy
         token = self._claim_new(flight.id, flight.owner, flight.fingerprint, policy.lease, policy.ttl)
         if token is None:

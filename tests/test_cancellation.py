@@ -11,6 +11,7 @@ import pytest
 from idempo import (
     Idempotency,
     InDoubtError,
+    Key,
     MemoryStore,
     Resolved,
     State,
@@ -225,11 +226,22 @@ def test_under_at_most_once_a_cancelled_call_leaves_doubt_or_nothing(make: Calla
     assert at > 2
 
 
-def test_waiters_that_are_cancelled_ask_nothing_of_the_store() -> None:
+@pytest.mark.parametrize("make", [MemoryStore, SlowStore])
+def test_waiters_that_are_cancelled_ask_nothing_of_the_store(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behaviours 15, 18: they never claimed, so there is nothing to give back."""
+    released: list[str] = []
+    release = MemoryStore.release
+
+    def noting(store: MemoryStore, key: Key, **options: Any) -> bool:
+        released.append(options["owner"])
+        return release(store, key, **options)
+
+    monkeypatch.setattr(MemoryStore, "release", noting)
 
     async def main() -> list[str]:
-        store = SlowStore()
+        store = make()
         guard, effect = Idempotency(store), Effect(turns=20)
         tasks = [asyncio.create_task(guard.run_async("k", effect)) for _ in range(50)]
         await effect.started.wait()
@@ -237,9 +249,10 @@ def test_waiters_that_are_cancelled_ask_nothing_of_the_store() -> None:
             task.cancel()
         assert await tasks[0] == 1
         await asyncio.wait(tasks)
-        return store.calls
+        return getattr(store, "calls", ["claim", "complete"])
 
     assert asyncio.run(main()) == ["claim", "complete"]
+    assert released == []
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
