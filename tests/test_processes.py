@@ -312,8 +312,9 @@ except LeaseLostError as error:
     assert processes.store.get(Key("default", "k")) is None
 
 
-def test_the_child_of_a_fork_ends_nothing_of_its_parents(processes: Processes) -> None:
-    """Behaviour 43: the copy of a running call gets LeaseLostError with its value; the parent completes."""
+@pytest.mark.parametrize("raises", [False, True])
+def test_the_child_of_a_fork_ends_nothing_of_its_parents(processes: Processes, raises: bool) -> None:
+    """Behaviour 43: the copy of a running call gets LeaseLostError, or its own error; the parent completes."""
     program = """
 def effect():
     child = os.fork()
@@ -322,6 +323,8 @@ def effect():
             current_operation().ensure_held()
         except LeaseLostError:
             note("not-held")
+        if arguments[0]:
+            raise ValueError("child")
         return "child"
     assert os.waitpid(child, 0)[1] == 0
     return "parent"
@@ -331,9 +334,12 @@ try:
 except LeaseLostError as error:
     note(error.result)
     os._exit(0)
+except ValueError as error:
+    note(str(error))
+    os._exit(0)
 say(value)
 """
-    runner = processes.start(program)
+    runner = processes.start(program, raises)
     assert heard(runner) == "parent"
     assert processes.runs() == ["not-held", "child"]
     assert processes.guard().run("k", again) == "parent"
