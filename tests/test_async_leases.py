@@ -14,6 +14,7 @@ import pytest
 from idempo import (
     Idempotency,
     InProgressError,
+    Key,
     LeaseLostError,
     ResultNotStoredError,
     State,
@@ -148,9 +149,10 @@ def test_a_bug_of_the_store_ends_no_other_renewals() -> None:
 
 @pytest.mark.realtime
 def test_doubt_waits_for_a_renewal_in_flight(noting: Any) -> None:
-    """Behaviour 26: a renewal that came after it would let the lease live on."""
-    guard = Idempotency(noting, lease=0.15, wait=0, in_doubt="raise")
+    """Behaviour 26: a renewal that came after it would let the lease live on; it waits for that and no longer."""
+    guard = Idempotency(noting, lease=0.6, wait=0, in_doubt="raise")
     inner_renew = noting.inner.renew
+    raised: list[float] = []
     if isinstance(noting, SlowStore):
         noting.turns = 5
     else:
@@ -162,7 +164,8 @@ def test_doubt_waits_for_a_renewal_in_flight(noting: Any) -> None:
         noting.inner.renew = slow
 
     async def effect() -> None:
-        await until(lambda: "renew" in noting.calls)
+        await until(lambda: "renew" in noting.calls, pause=0)
+        raised.append(time.monotonic())
         raise ValueError("maybe")
 
     async def main() -> None:
@@ -170,8 +173,46 @@ def test_doubt_waits_for_a_renewal_in_flight(noting: Any) -> None:
             await guard.run_async("k", effect)
 
     asyncio.run(main())
+    assert time.monotonic() - raised[0] < 0.5
     record = noting.inner.get(KEY)
     assert record is not None
+    assert record.state is State.RUNNING
+    assert record.lease_left <= 0
+
+
+@pytest.mark.realtime
+def test_a_call_that_ended_while_others_are_renewed_is_renewed_no_more() -> None:
+    """Behaviour 26: its doubt stands, though it was due in the same round."""
+
+    async def main() -> Any:
+        renewing, go_on = asyncio.Event(), asyncio.Event()
+
+        class Held(SlowStore):
+            async def renew(self, key: Key, *, owner: str, lease: float, ttl: float) -> bool:
+                if key.value == "first" and not renewing.is_set():
+                    renewing.set()
+                    await go_on.wait()
+                return await super().renew(key, owner=owner, lease=lease, ttl=ttl)
+
+        store = Held()
+        guard = Idempotency(store, lease=0.3, in_doubt="raise")
+
+        async def first() -> None:
+            await until(lambda: store.calls.count("renew") >= 3)  # the doubt of the second, and two of its own
+
+        async def second() -> None:
+            await renewing.wait()
+            raise ValueError("maybe")
+
+        one = asyncio.create_task(guard.run_async("first", first))
+        other = asyncio.create_task(guard.run_async("second", second))
+        with pytest.raises(ValueError, match="maybe"):
+            await other
+        go_on.set()
+        await one
+        return await guard.lookup_async("second")
+
+    record = asyncio.run(asyncio.wait_for(main(), 10))
     assert record.state is State.RUNNING
     assert record.lease_left <= 0
 

@@ -23,6 +23,7 @@ from idempo import (
     renewal,
 )
 from idempo.hub import hub_of
+from idempo.loops import pooled
 from idempo.testing import AsyncFlakyStore
 from tests.async_support import KEY, BlockingStore, Effect, SlowStore, WatchedStore
 
@@ -360,3 +361,23 @@ def test_a_coroutine_that_is_closed_after_its_loop_leaves_its_lease(make: Callab
     kept.pop().close()
     assert len(hub_of(store).flights) == 0
     assert store.inner.get(KEY).state is State.RUNNING
+
+
+def test_a_watch_that_could_not_be_entered_is_not_left() -> None:
+    """Behaviour 19: on the worker thread too a context is left only once it was entered."""
+    left: list[object] = []
+
+    class Context:
+        def __enter__(self) -> None:
+            raise LookupError("no")
+
+        def __exit__(self, *error: object) -> None:
+            left.append(error)
+
+    async def main() -> None:
+        with pytest.raises(LookupError, match="no"):
+            async with pooled(Context(), hub_of(BlockingStore())):
+                pytest.fail("entered")
+
+    asyncio.run(main())
+    assert left == []
