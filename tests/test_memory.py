@@ -151,6 +151,20 @@ def test_a_limit_that_cannot_be_meant_is_refused(options: Any) -> None:
         MemoryStore(**options)
 
 
+def test_a_new_key_is_claimed_at_once_only_where_there_is_room_and_whoever_watches_is_woken() -> None:
+    """Behaviours 11, 39: `claim` says what is the matter, and makes room."""
+    store = MemoryStore(max_records=2)
+    complete(store, 1)
+    woken = threading.Event()
+    with store.watch(key(2), woken.set):
+        assert store.claim_new(("orders", "o-2"), "ann", None, 60, 600) is not None
+    assert woken.is_set()
+    assert store.claim_new(("orders", "o-3"), "ann", None, 60, 600) is None
+    assert kept(store) == {"o-1", "o-2"}
+    assert claim(store, 3).acquired
+    assert kept(store) == {"o-2", "o-3"}
+
+
 # What a call costs
 
 

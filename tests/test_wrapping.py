@@ -19,6 +19,7 @@ from idempo import (
     idempotent,
 )
 from idempo.stores.sqlite import SqliteStore
+from idempo.terms import shortcut
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,3 +140,27 @@ def test_a_short_cut_of_a_subclass_of_its_own_is_taken() -> None:
     guard = Idempotency(Nearer())
     assert [guard.run("a", lambda: 1), guard.run("a", lambda: 1)] == [1, 1]
     assert asked == ["a", "a"]
+
+
+class Proxy:
+    """A store that counts what is asked of another; methods and attributes are found when they are asked for."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked.append(name)
+        return getattr(self._store, name)
+
+
+def test_a_store_that_stands_for_another_is_asked_itself() -> None:
+    """No short cut leads past a ``claim`` that somebody put before it."""
+    proxy: Any = Proxy(MemoryStore())
+    assert Idempotency(proxy).run("a", lambda: "placed") == "placed"
+    assert {"claim", "complete"} <= set(proxy.asked)
+    assert "claim_new" not in proxy.asked
+    assert shortcut(proxy, "claim_new") is None
+    assert shortcut(proxy._store, "claim_new") == proxy._store.claim_new
+    proxy._store.claim = proxy._store.claim
+    assert shortcut(proxy._store, "claim_new") is None

@@ -7,7 +7,15 @@ import threading
 
 import pytest
 
-from idempo.protocols import NearStore, PurgeableStore, ScannableStore, Store, SweepableStore, WatchableStore
+from idempo.protocols import (
+    InstantStore,
+    NearStore,
+    PurgeableStore,
+    ScannableStore,
+    Store,
+    SweepableStore,
+    WatchableStore,
+)
 from idempo.testing import BlockingStore, FakeClock, LoopThread
 from idempo.testing.bridge import is_async
 from tests.reference_store import ReferenceStore
@@ -24,6 +32,25 @@ def test_it_has_the_abilities_that_the_store_has() -> None:
         assert isinstance(bare, Store)
         assert [isinstance(able, ability) for ability in ABILITIES] == [True] * 5
         assert [isinstance(bare, ability) for ability in ABILITIES] == [False] * 5
+
+
+def test_what_an_async_store_answers_without_waiting_is_asked_directly() -> None:
+    """Nothing is sent to the loop for it."""
+
+    class Instant(SixMethods):
+        def claim_new(
+            self, id_: tuple[str, str], owner: str, fingerprint: bytes | None, lease: float, ttl: float
+        ) -> int | None:
+            threads.append(threading.current_thread())
+            return 7
+
+    threads: list[threading.Thread] = []
+    with LoopThread() as loop:
+        store = BlockingStore(Instant(FakeClock()), loop)
+        assert isinstance(store, InstantStore)
+        assert store.claim_new(("orders", "o-1"), "ann", None, 1, 1) == 7
+        assert not isinstance(BlockingStore(SixMethods(FakeClock()), loop), InstantStore)
+    assert threads == [threading.current_thread()]
 
 
 def test_all_calls_run_on_one_loop_in_another_thread() -> None:
