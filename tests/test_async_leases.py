@@ -154,17 +154,20 @@ def test_doubt_waits_for_a_renewal_in_flight(noting: Any) -> None:
     inner_renew = noting.inner.renew
     raised: list[float] = []
     if isinstance(noting, SlowStore):
-        noting.turns = 5
+        noting.turns = 50
     else:
 
         def slow(key: Any, **options: Any) -> bool:
-            time.sleep(0.02)
+            if not raised:
+                time.sleep(0.05)  # on its way
             return bool(inner_renew(key, **options))
 
         noting.inner.renew = slow
 
     async def effect() -> None:
         await until(lambda: "renew" in noting.calls, pause=0)
+        noting.turns = 1  # from here on; the renewal that is under way takes its time
+        await asyncio.sleep(0.01 if isinstance(noting, BlockingStore) else 0)
         raised.append(time.monotonic())
         raise ValueError("maybe")
 
