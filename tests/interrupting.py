@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import idempo
@@ -62,33 +64,86 @@ class Interrupted:
         self.place: str | None = None
         self.error: BaseException = SystemExit(3) if point % 2 else KeyboardInterrupt()
         self.value: Any = None
+        self.thread = threading.get_ident()
 
-    def trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        name = frame.f_code.co_filename
-        if not name.startswith(PACKAGE) or name.startswith(OUTSIDE):
-            return None
-        if event == "call":
-            frame.f_trace_opcodes = True
-            frame.f_trace_lines = False
-        elif event == "opcode" and frame.f_lasti in seen_at(frame.f_code):
-            self.left -= 1
-            if self.left < 0 and self.place is None:
-                self.place = f"{Path(name).name}:{frame.f_lineno} {frame.f_code.co_name}+{frame.f_lasti}"
-                raise self.error
-        return self.trace
+    def reach(self, code: CodeType, offset: int) -> None:
+        """Note an instruction that is about to run, and raise where its turn has come."""
+        if offset not in seen_at(code) or self.place is not None or threading.get_ident() != self.thread:
+            return
+        self.left -= 1
+        if self.left < 0:
+            self.place = f"{Path(code.co_filename).name}: {code.co_qualname}+{offset}"
+            raise self.error
+
+
+def is_ours(code: CodeType) -> bool:
+    return code.co_filename.startswith(PACKAGE) and not code.co_filename.startswith(OUTSIDE)
+
+
+if sys.version_info >= (3, 12):
+    TOOL = 4
+
+    @functools.cache
+    def codes() -> list[CodeType]:
+        """Return the code of every function of idempo."""
+        found: list[CodeType] = [
+            each.__code__ for each in gc.get_objects() if isinstance(each, FunctionType) and is_ours(each.__code__)
+        ]
+        for code in found:  # those within it are put behind it
+            found += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        return found
+
+    @contextmanager
+    def watched(told: Interrupted) -> Iterator[None]:
+        """Let the instructions of idempo be seen, without disturbing whoever traces lines meanwhile."""
+        monitoring = sys.monitoring
+        monitoring.use_tool_id(TOOL, "interrupts")
+        monitoring.register_callback(TOOL, monitoring.events.INSTRUCTION, told.reach)
+        try:
+            for code in codes():
+                monitoring.set_local_events(TOOL, code, monitoring.events.INSTRUCTION)
+            yield
+        finally:
+            for code in codes():
+                monitoring.set_local_events(TOOL, code, 0)
+            monitoring.register_callback(TOOL, monitoring.events.INSTRUCTION, None)
+            monitoring.free_tool_id(TOOL)
+
+else:
+
+    @contextmanager
+    def watched(told: Interrupted) -> Iterator[None]:
+        """Let the instructions of idempo be seen."""
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            if not is_ours(frame.f_code):
+                return None
+            if event == "call":
+                frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            elif event == "opcode":
+                told.reach(frame.f_code, frame.f_lasti)
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
 
 
 def interrupted(point: int, call: Callable[[], Any]) -> Interrupted:
     """Make the call, and interrupt it at this point."""
     told = Interrupted(point)
-    before = sys.gettrace()
-    sys.settrace(told.trace)
+    gc.disable()  # an interrupt within the finalizer of something of another test would be lost
     try:
-        told.value = call()
-    except BaseException as error:  # what it was interrupted by, if all is well
-        told.value = error
+        with watched(told):
+            try:
+                told.value = call()
+            except BaseException as error:  # what it was interrupted by, if all is well
+                told.value = error
     finally:
-        sys.settrace(before)
+        gc.enable()
     if told.place is not None:
         assert told.value is told.error, f"the interrupt at {told.place} ended as {told.value!r}"
     return told
