@@ -264,6 +264,28 @@ def test_the_lease_of_a_stopped_loop_runs_out(make: Callable[[], Any]) -> None:
 
 
 @pytest.mark.realtime
+def test_the_lease_of_a_closed_loop_is_renewed_by_no_other() -> None:
+    """Behaviours 13, 20: the next loop goes on with what was offered, not with calls that nobody runs any more."""
+    store = SlowStore()
+    guard = Idempotency(store, lease=0.15, wait=5)
+    flights = hub_of(store).flights
+
+    def runs() -> bool:
+        flight = flights.leading(("default", "k"))
+        return flight is not None and flight.phase.value == "running"
+
+    async def attempt() -> int:
+        return current_operation().attempt
+
+    async def main() -> list[int]:
+        return [await guard.run_async("another", attempt), await guard.run_async("k", attempt)]
+
+    with abandoned_loop(lambda: guard.run_async("k", forever), runs) as loop:
+        loop.close()
+        assert asyncio.run(main()) == [1, 2]
+
+
+@pytest.mark.realtime
 @pytest.mark.parametrize("make", STORES)
 def test_who_joined_while_the_other_claimed_goes_by_its_lease_too(make: Callable[[], Any]) -> None:
     """Behaviour 20: a function that hangs is renewed until max_run, and its duplicates do not wait any longer."""
