@@ -164,15 +164,6 @@ class WatchedBlockingStore(BlockingStore):
             self.threads.add(threading.current_thread())
 
 
-async def turns_of(loop_user: asyncio.Future[Any]) -> int:
-    """Count how often the loop turned, a millisecond apart, until something was done."""
-    turns = 0
-    while not loop_user.done():
-        await asyncio.sleep(0.001)
-        turns += 1
-    return turns
-
-
 def hold_elsewhere(store: Any, lease: float = 60.0) -> None:
     """Let another process hold the key."""
     store.inner.claim(KEY, owner="elsewhere", fingerprint=None, lease=lease, ttl=60)

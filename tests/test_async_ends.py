@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 import pytest
 
-from idempo import Idempotency, InDoubtError, Key, LeaseLostError, RecordError, State
+from idempo import Idempotency, InDoubtError, Key, LeaseLostError, RecordError, Resolved, State
 from idempo.records import Claim, Record
+from idempo.testing import AsyncFlakyStore
 from tests.async_support import KEY, Effect, SlowStore, complete_elsewhere, hold_elsewhere
 
 
@@ -173,3 +174,17 @@ def test_a_late_owner_has_its_value_with_the_error() -> None:
     with pytest.raises(LeaseLostError) as caught:
         asyncio.run(Idempotency(store).run_async("k", late))
     assert caught.value.result == "late"
+
+
+def test_what_a_probe_found_is_given_though_the_store_does_not_keep_it() -> None:
+    """Behaviours 26, 32: store_errors="run" does without the store; the record stays in doubt for the next."""
+    store = SlowStore()
+    leave_in_doubt(store)
+    flaky = AsyncFlakyStore(store, [("complete", 1, "before")])
+    guard, effect = Idempotency(flaky, in_doubt=lambda key: Resolved("seen"), store_errors="run", wait=0), Effect()
+    assert asyncio.run(guard.run_async("k", effect)) == "seen"
+    record = store.inner.get(KEY)
+    assert record is not None
+    assert record.state is State.RUNNING
+    assert asyncio.run(guard.run_async("k", effect)) == "seen"
+    assert effect.runs == 0

@@ -68,6 +68,22 @@ def test_a_long_coroutine_keeps_its_key_past_its_first_lease(noting: Any) -> Non
 
 
 @pytest.mark.realtime
+def test_a_short_lease_is_renewed_in_time_beside_long_ones() -> None:
+    """Behaviour 20: whoever is due first is renewed first."""
+    store = SlowStore()
+    short = Idempotency(store, lease=0.15)
+
+    async def effect() -> int:
+        await until(lambda: store.calls.count("renew") >= 2)
+        return 1
+
+    async def long() -> int:
+        return await short.run_async("short", effect)
+
+    assert asyncio.run(asyncio.wait_for(Idempotency(store, lease=60).run_async("long", long), 5)) == 1
+
+
+@pytest.mark.realtime
 def test_a_coroutine_is_renewed_until_max_run(noting: Any) -> None:
     """Behaviours 20, 24: then it may be taken over, and is told so."""
     guard = Idempotency(noting, lease=0.15, max_run=0.25, wait=20)
