@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
 from idempo.choosing import sync_driver
 from idempo.codecs import JsonCodec, return_annotation
@@ -15,7 +15,7 @@ from idempo.keys import CompiledCall, KeySpec, PayloadSpec, check_namespace, com
 from idempo.operation import Operation, _current, unguarded
 from idempo.outcomes import Outcomes
 from idempo.policy import Policy
-from idempo.protocols import Codec, Observer, Seal, Store
+from idempo.protocols import Codec, Observer, Seal
 from idempo.records import Key, Record, Stats
 from idempo.telling import Teller, total
 from idempo.terms import AnyStore, Terms
@@ -112,8 +112,12 @@ class Decorator(Protocol):
         ...
 
 
+_METHODS: Final = ("claim", "complete", "release", "renew", "get", "delete")  # an AsyncStore's too
+
+
 def _is_store(store: object) -> bool:
-    return isinstance(store, Store)  # the names of its methods, which are an AsyncStore's too
+    # By hand, for from Python 3.12 on isinstance() of a protocol does not see what a proxy's __getattr__ gives.
+    return all(callable(getattr(store, name, None)) for name in _METHODS)
 
 
 def digests(fingerprinter: object) -> Fingerprinter:
