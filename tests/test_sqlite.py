@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import itertools
 import os
 import sqlite3
 import subprocess
@@ -588,6 +589,7 @@ def test_tokens_rise_over_removal_while_the_clock_stands(store: SqliteStore) -> 
         store.sweep,
         lambda: store.purge(KEY.namespace),
     ]
+    store._acquired = itertools.count(1)  # no claim of these sweeps of its own accord
     tokens = []
     for remove in removals:
         tokens.append(claim(store, lease=0, ttl=0 if remove == store.sweep else 100).record.token)
