@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import json
 import itertools
+import json
 import os
 import sqlite3
 import subprocess
