@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from idempo.choosing import sync_driver
 from idempo.flights import Flight, Id
@@ -89,17 +87,18 @@ class AsyncBlockOperation(_Completable):
 class OperationBlock:
     """A block that is one operation. Entered once, by ``with`` or, on any store, by ``async with``."""
 
-    __slots__ = ("_driver", "_fingerprint", "_flight", "_id", "_operation", "_reset", "_terms", "_used")
+    __slots__ = ("_driver", "_fingerprint", "_flight", "_id", "_is_async", "_operation", "_outer", "_terms", "_used")
 
     def __init__(self, terms: Terms, id_: Id, fingerprint: bytes | None) -> None:
         self._terms = terms
         self._id = id_
         self._fingerprint = fingerprint
         self._used = False
+        self._is_async = False
         self._flight: Flight | None = None
         self._driver: Any = None
         self._operation: _Completable | None = None
-        self._reset: Token[Operation | None] | None = None
+        self._outer: Operation | None = None
 
     def __enter__(self) -> BlockOperation:
         if self._begins_unguarded():
@@ -109,8 +108,11 @@ class OperationBlock:
         try:
             return self._open(BlockOperation, driver.enter(flight))
         except BaseException as error:
-            if not flight.over:
-                driver.settle(flight, error)
+            try:
+                self._end(error)
+            except BaseException:  # an interrupt in the midst of it: each of its steps may be made again
+                self._end(error)
+                raise
             raise
 
     def __exit__(
@@ -122,12 +124,25 @@ class OperationBlock:
             if flight is not None and error is None and not flight.over:
                 flight.returned = True  # with None, or the value whose storing was interrupted
                 self._driver.complete(flight)
+            self._end(error)
         except BaseException as later:
-            error = later
+            try:
+                self._end(later)
+            except BaseException:
+                self._end(later)
+                raise
             raise
-        finally:
-            if flight is not None and error is not None and not flight.over:
-                self._driver.settle(flight, error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._close()
+        if self._flight is not None and error is not None:
+            self._driver.end(self._flight, error)
+        self._flight = None
+
+    def __del__(self) -> None:
+        # An interrupt can come when `__exit__` is called and before its first line: then this ends the block.
+        if getattr(self, "_flight", None) is not None and not self._is_async:
+            self._end(KeyboardInterrupt())
 
     async def __aenter__(self) -> AsyncBlockOperation:
         if self._begins_unguarded():
@@ -136,12 +151,14 @@ class OperationBlock:
 
         from idempo.driver_async import AsyncDriver
 
+        self._is_async = True
         self._driver = driver = AsyncDriver(self._terms)
         self._flight = flight = Flight(self._id, self._fingerprint, self._terms)
         flight.task = asyncio.current_task()
         try:
             return self._open(AsyncBlockOperation, await driver.enter(flight))
         except BaseException as error:
+            self._close()
             if not flight.over:
                 await driver.settle(flight, error)
             raise
@@ -181,19 +198,19 @@ class OperationBlock:
             operation = make(flight.key, flight.attempt, flight.token, flight, outer)
             operation._driver = self._driver
         operation._closed = False
-        self._operation = operation
+        # No `reset` by a token: an interrupt could come between the setting and the keeping of the token.
+        self._operation, self._outer = operation, outer
         if operation.fresh:
-            self._reset = _current.set(operation)
+            _current.set(operation)
         return operation
 
     def _close(self) -> None:
-        reset = self._reset
-        cast("_Completable", self._operation)._closed = True
-        if reset is not None:
-            self._reset = None
+        operation = self._operation
+        if operation is not None:
+            operation._closed = True
             # A generator may be closed in another context than it was begun in: there is nothing to put back there.
-            with suppress(ValueError):
-                _current.reset(reset)
+            if _current.get() is operation:
+                _current.set(self._outer)
 
 
 _OperationT = TypeVar("_OperationT", BlockOperation, AsyncBlockOperation)

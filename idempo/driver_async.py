@@ -25,7 +25,7 @@ from idempo.loops import LoopGroup, PooledStore, begin_on, loop_renewer, pooled,
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import TransactionalStore, WatchableStore
-from idempo.records import Claim, EventKind, Key, Record, State
+from idempo.records import Claim, EventKind, Key, Record
 from idempo.terms import Terms, shortcut
 
 _FIRST_POLL: Final = 0.01  # seconds
@@ -304,8 +304,8 @@ class AsyncDriver:
                 with suppress(StoreError):  # then by polling alone
                     await self._watch(stack, flight.key, wake)
                     now = await _answer(self._store.get(flight.key))
-                    if now is None or now.owner != record.owner or now.state is not State.RUNNING:
-                        return
+                    if now is None or now.owner != record.owner or (now.lease_left or 0.0) <= 0:
+                        return  # it changed before it was watched: it ended, or was left in doubt
                     longest = _WATCHED_POLL
             pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 (spreads polls)
             pause = max(0.0, min(pause, lease_left, deadline - time.monotonic()))

@@ -13,7 +13,7 @@ from typing import Any, cast
 from idempo import answers
 from idempo.decisions import Do, after_claim
 from idempo.driver_sync import SyncDriver
-from idempo.errors import StoreError
+from idempo.errors import IdempotencyError, StoreError
 from idempo.flights import Flight, Phase, new_owner
 from idempo.operation import inside
 from idempo.policy import RERUN, Resolved
@@ -76,17 +76,16 @@ class JoinedDriver(SyncDriver):
 
     def settle(self, flight: Flight, error: BaseException) -> None:
         """Undo claim and effect of a body that raised; the caller's transaction goes on."""
-        flight.phase = Phase.ENDED
         savepoint = getattr(flight, "savepoint", None)  # an interrupt may come before there is one
-        if flight.forked or savepoint is None:
-            return
-        try:
-            savepoint.__exit__(type(error), error, error.__traceback__)
-        except StoreError as failed:
-            self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
-        else:
-            if flight.attempt:
-                self._terms.teller.tell(EventKind.RELEASED, flight.key, flight.attempt, error=error)
+        if not flight.forked and savepoint is not None:
+            try:
+                savepoint.__exit__(type(error), error, error.__traceback__)
+            except IdempotencyError as failed:
+                self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
+            else:
+                if flight.attempt:
+                    self._terms.teller.tell(EventKind.RELEASED, flight.key, flight.attempt, error=error)
+        flight.phase = Phase.ENDED  # last: an undo that is interrupted is tried again
 
     def _claim_once(self, flight: Flight, take_over: bool | str) -> Claim:
         policy = self._terms.policy

@@ -70,11 +70,9 @@ class SyncDriver:
             return self.complete(flight)
         except BaseException as error:
             try:
-                if not flight.over:
-                    self.settle(flight, error)
+                self.end(flight, error)
             except BaseException:  # an interrupt in the midst of it: each of its steps may be made again
-                if not flight.over:
-                    self.settle(flight, error)
+                self.end(flight, error)
                 raise
             raise
 
@@ -323,6 +321,11 @@ class SyncDriver:
             else:
                 self._hub.lost(flight)
             return stored
+
+    def end(self, flight: Flight, error: BaseException) -> None:
+        """`settle`, if that is still to be done."""
+        if not flight.over:
+            self.settle(flight, error)
 
     def settle(self, flight: Flight, error: BaseException) -> None:
         """End a claim whose function raised, or that was interrupted at any point."""

@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def points(store: Any, call: Callable[[str, int], Interrupted]) -> int:
     On a file, which takes its time, for every fourth: other ones in each run.
     """
     call("whole", sys.maxsize)  # imports what is imported when first needed
-    steps = range(sys.maxsize) if isinstance(store, Memory) else range(random.randrange(4), sys.maxsize, 4)
+    steps = range(sys.maxsize) if isinstance(store, MemoryStore) else range(random.randrange(4), sys.maxsize, 4)
     for point in steps:
         if call(f"k{point}", point).place is None:
             return point
@@ -124,14 +125,55 @@ def again(guard: Idempotency, key: str, body: Body, told: Interrupted, *, doubt:
 
 
 @pytest.mark.parametrize("in_doubt", ["rerun", "raise"])
-def test_a_fresh_call(store: Any, in_doubt: Any) -> None:
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_a_fresh_call(store: Any, in_doubt: Any, shortcut: bool) -> None:
     """Behaviour 30: released, in doubt or completed, and after the function has returned always completed."""
+    if shortcut:
+        store = MemoryStore()  # no subclass with a claim of its own
     guard = Idempotency(store, wait=WAIT, lease=60, in_doubt=in_doubt)
 
     def call(key: str, point: int) -> Interrupted:
         body = Body()
         told = interrupted(point, lambda: guard.run(key, body))
         again(guard, key, body, told, doubt=in_doubt == "raise")
+        return told
+
+    assert points(store, call) > 60
+
+
+@pytest.mark.parametrize("how", ["completes", "leaves", "raises"])
+def test_a_block(store: Any, how: str) -> None:
+    """Behaviour 30: what was given to complete() is stored, wherever the interrupt comes; else the key is free."""
+    guard = Idempotency(store, wait=WAIT, lease=60)
+
+    def call(key: str, point: int) -> Interrupted:
+        body = Body()
+        completed = False
+
+        def block() -> None:
+            nonlocal completed
+            with guard.operation(key) as op:
+                body.began += 1
+                if how == "completes":
+                    op.complete(body())
+                    completed = True
+                elif how == "raises":
+                    raise LookupError("no")
+
+        def quietly() -> None:
+            with suppress(LookupError):
+                block()
+
+        told = interrupted(point, quietly)
+        assert len(hub_of(store).flights) == 0, told.place
+        with pytest.raises(LookupError):
+            current_operation()
+        with guard.operation(key) as op:
+            if completed:
+                assert op.result == "done", told.place
+            elif op.replayed:
+                assert body.began, told.place
+                assert op.result == ("done" if how == "completes" else None)
         return told
 
     assert points(store, call) > 60

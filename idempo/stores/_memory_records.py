@@ -87,17 +87,18 @@ class Expiry:
 
     def put(self, entry: Entry, expires: float, ttl: float) -> None:
         """Note when this record expires, in place of what was noted before."""
-        entry.expires = expires
         bucket = self._last
         if ttl != self._last_ttl or not bucket.start <= expires < bucket.end:
+            self._last_ttl = math.nan  # nothing matches it while the two are no pair
             bucket = self._last = self._find(expires, ttl)
             self._last_ttl = ttl
         before = entry.bucket
         if bucket is not before:
-            if before is not None:
-                before.ids.discard(entry.id)
             bucket.ids.add(entry.id)
             entry.bucket = bucket
+            if before is not None:
+                before.ids.discard(entry.id)
+        entry.expires = expires
 
     def take_out(self, entry: Entry) -> None:
         """Forget when this record expires."""
@@ -113,11 +114,11 @@ class Expiry:
     def pop(self, now: float) -> Id | None:
         """Take out one record that is due, if there is any."""
         while self.next_due <= now:
-            ids = self._buckets[self._ends[0][1]].ids
-            if ids:
-                return ids.pop()
-            del self._buckets[heapq.heappop(self._ends)[1]]
-            self._last = _NOWHERE  # it may have been the one
+            bucket = self._buckets.get(self._ends[0][1])
+            if bucket is not None and bucket.ids:
+                return bucket.ids.pop()
+            self._last = _NOWHERE  # it may be the one that goes
+            self._buckets.pop(heapq.heappop(self._ends)[1], None)
             self.next_due = self._ends[0][0] if self._ends else math.inf
         return None
 
@@ -127,9 +128,10 @@ class Expiry:
         bucket = self._buckets.get((width, index))
         if bucket is None:
             bucket = _Bucket(math.ldexp(index, width), math.ldexp(index + 1, width))
-            self._buckets[width, index] = bucket
+            # It comes due before it is filled, also where an interrupt comes between: what is not due would never go.
             heapq.heappush(self._ends, (bucket.end, (width, index)))
             self.next_due = self._ends[0][0]
+            self._buckets[width, index] = bucket
         return bucket
 
 

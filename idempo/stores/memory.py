@@ -139,9 +139,7 @@ class MemoryStore:
             elif found.lease_end is None:
                 if found.outcome is not None or found.owner == owner:
                     return Claim(False, found.record(now), False)
-                kept = found.fingerprint if fingerprint is None else fingerprint
-                entry = Entry(id_, owner, kept, found.attempt + 1, next(self._tokens), now + lease)
-                self._drop(found)
+                entry = self._successor(found, owner, fingerprint, now + lease)
             elif found.owner == owner:
                 entry = found
                 entry.lease_end = now + lease
@@ -151,13 +149,11 @@ class MemoryStore:
                 and (fingerprint is None or found.fingerprint is None or fingerprint == found.fingerprint)
             ):
                 took_over = True
-                kept = found.fingerprint if fingerprint is None else fingerprint
-                entry = Entry(id_, owner, kept, found.attempt + 1, next(self._tokens), now + lease)
-                self._drop(found)
+                entry = self._successor(found, owner, fingerprint, now + lease)
             else:
                 return Claim(False, found.record(now), False)
-            self._running[entry.id] = entry
             self._expiry.put(entry, now + lease + ttl, ttl)
+            self._place(entry)
         self._tell(id_)
         attempt, token, kept = entry.attempt, entry.token, entry.fingerprint
         return Claim(True, Record(_RUNNING, kept, attempt, token, owner, None, lease, lease + ttl), took_over)
@@ -174,8 +170,8 @@ class MemoryStore:
             if len(running) + len(self._completed) + len(self._released) >= self._max_records:
                 return None
             entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
-            running[id_] = entry
             self._expiry.put(entry, now + lease + ttl, ttl)
+            running[id_] = entry
         if id_ in self._watchers:
             self._tell(id_)
         return entry.token
@@ -189,14 +185,14 @@ class MemoryStore:
             if entry is None or entry.owner != owner:
                 return False
             if entry.lease_end is None:
+                self._place(entry)
                 return entry.outcome is not None
             if self._max_bytes is not None:
                 self._free_bytes(len(outcome) + _OVERHEAD, self._max_bytes)
-            del self._running[id_]
-            entry.lease_end = None
-            entry.outcome = outcome
-            self._completed[entry.id] = entry
             self._expiry.put(entry, now + ttl, ttl)
+            entry.outcome = outcome
+            entry.lease_end = None
+            self._place(entry)
         self._tell(id_)
         return True
 
@@ -212,12 +208,11 @@ class MemoryStore:
             elif entry.owner != owner or entry.outcome is not None:
                 return False
             elif entry.lease_end is None:
+                self._place(entry)
                 return entry.attempt > 0
-            else:
-                del self._running[id_]
-                entry.lease_end = None
-            self._released[entry.id] = entry
             self._expiry.put(entry, now + ttl, ttl)
+            entry.lease_end = None
+            self._place(entry)
         self._tell(id_)
         return held
 
@@ -229,8 +224,8 @@ class MemoryStore:
             entry = self._find(id_, now)
             if entry is None or entry.owner != owner or entry.lease_end is None:
                 return False
-            entry.lease_end = now + lease
             self._expiry.put(entry, now + lease + ttl, ttl)
+            entry.lease_end = now + lease
         if lease == 0:
             self._tell(id_)
         return True
@@ -291,6 +286,30 @@ class MemoryStore:
                 id_ for ids in (self._running, self._completed, self._released) for id_ in ids if id_[0] == namespace
             ]
 
+    # An interrupt may come between any two steps. So a record is noted to expire before it is kept, takes its new state
+    # in one step, and is kept in its new place before it leaves the old one; what is then left over in another place is
+    # found there last, and removed with the record. Whoever repeats the call puts it right.
+
+    def _successor(self, found: Entry, owner: str, fingerprint: bytes | None, lease_end: float) -> Entry:
+        kept = found.fingerprint if fingerprint is None else fingerprint
+        entry = Entry(found.id, owner, kept, found.attempt + 1, next(self._tokens), lease_end)
+        entry.bucket = found.bucket
+        return entry
+
+    def _place(self, entry: Entry) -> None:
+        id_ = entry.id
+        if entry.lease_end is not None:
+            self._running[id_] = entry
+            if id_ in self._released:
+                del self._released[id_]
+            return
+        if entry.outcome is not None:
+            self._completed[id_] = entry
+        else:
+            self._released[id_] = entry
+        if id_ in self._running:
+            del self._running[id_]
+
     def _find(self, id_: Id, now: float) -> Entry | None:
         entry = self._running.get(id_)
         if entry is None:
@@ -303,12 +322,9 @@ class MemoryStore:
         return entry
 
     def _drop(self, entry: Entry) -> None:
-        if entry.outcome is not None:
-            del self._completed[entry.id]
-        elif entry.lease_end is not None:
-            del self._running[entry.id]
-        else:
-            del self._released[entry.id]
+        for place in (self._running, self._completed, self._released):
+            if entry.id in place:
+                del place[entry.id]
         self._expiry.take_out(entry)
 
     def _free_bytes(self, size: int, limit: int) -> None:
