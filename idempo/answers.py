@@ -158,13 +158,11 @@ def in_progress(terms: Terms, key: Key, attempt: int, waited: float) -> InProgre
     return error
 
 
-def lease_lost(flight: Flight) -> LeaseLostError:
+def lease_lost(
+    flight: Flight, why: str = "the function ran, but its lease was lost: another attempt may run too"
+) -> LeaseLostError:
     """Tell that a finished function held its key no more, and return the error that carries its value."""
-    error = LeaseLostError(
-        "the function ran, but its lease was lost: another attempt may run too",
-        key=flight.key,
-        result=flight.value,
-    )
+    error = LeaseLostError(why, key=flight.key, result=flight.value)
     flight.terms.teller.tell(EventKind.LEASE_LOST, flight.key, flight.attempt, error=error)
     return error
 

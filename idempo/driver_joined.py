@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from idempo import answers
 from idempo.decisions import Do, after_claim
 from idempo.driver_sync import SyncDriver
-from idempo.errors import IdempotencyError, StoreError
+from idempo.errors import IdempotencyError, LeaseLostError, StoreError
 from idempo.flights import Flight, Phase, new_owner
 from idempo.operation import inside
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import TransactionalStore
 from idempo.records import Claim, EventKind
 from idempo.terms import Terms
+
+_OVER: Final = (
+    "the function itself committed or rolled back the transaction that was joined: its effect may stand without an"
+    " outcome, and the next call is told that it is in progress, then in doubt"
+)
 
 
 class JoinedDriver(SyncDriver):
@@ -69,9 +74,13 @@ class JoinedDriver(SyncDriver):
             flight.phase = Phase.ENDED
             raise answers.lease_lost(flight)
         outcome, kind = answers.encode_value(flight)
-        stored = self._write(flight, outcome)
-        if stored:  # else the body itself has forgotten the key
-            self._release_savepoint(flight)
+        try:
+            stored = self._write(flight, outcome)
+            if stored:  # else the body itself has forgotten the key
+                self._release_savepoint(flight)
+        except (LeaseLostError, ValueError) as over:
+            flight.phase = Phase.ENDED  # nothing is left to undo
+            raise answers.lease_lost(flight, _OVER) from over
         return answers.completed(flight, kind, stored=stored)
 
     def settle(self, flight: Flight, error: BaseException) -> None:

@@ -218,7 +218,8 @@ class TransactionalStore(Protocol):
         """Return a context that undoes what was written inside, record and effect, when it raises.
 
         Raises:
-            StoreError: The transaction is over, or cannot go on: roll it back, and run it again.
+            LeaseLostError: When it is left without an error: the transaction was committed or rolled back inside.
+            StoreError: The transaction cannot go on: roll it back, and run it again.
         """
         ...
 

@@ -356,15 +356,31 @@ def test_a_body_that_forgets_its_own_key_is_told(shop: Shop) -> None:
     assert shop.ledger() == []
 
 
-def test_a_body_that_ends_the_transaction_is_told(shop: Shop) -> None:
-    """A body must neither commit nor roll back: record and effect could not be kept together."""
+@pytest.mark.parametrize("statements", [["COMMIT"], ["ROLLBACK"], ["COMMIT", "BEGIN"], ["ROLLBACK", "BEGIN IMMEDIATE"]])
+def test_a_body_that_ends_the_transaction_is_told(shop: Shop, statements: list[str]) -> None:
+    """Effect and record could not be kept together: LeaseLostError, with the value, since the effect may stand."""
+
+    def body(connection: sqlite3.Connection) -> str:
+        value = book(connection, 5)
+        for statement in statements:
+            connection.execute(statement)
+        return value
+
+    shop.store.create_table()
     with closing(shop.connect()) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        with pytest.raises((StoreError, ValueError), match="transaction"):
-            shop.guard(connection).run(KEY, connection.rollback)
+        with pytest.raises(LeaseLostError, match="committed or rolled back|its lease was lost") as caught:
+            shop.guard(connection).run(KEY, body, connection, payload=5)
+        assert caught.value.result == "booked 5"
+        assert caught.value.key == Key("billing", KEY)
+    assert shop.kinds()[0] == EventKind.LEASE_LOST
+
+
+def test_a_body_that_closes_the_connection_and_raises(shop: Shop) -> None:
+    """There is nothing left to undo: the original is what is raised."""
+    with closing(shop.connect()) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        guard = shop.guard(connection)
-        with pytest.raises(OutOfStockError), guard.operation(KEY):
+        with pytest.raises(OutOfStockError), shop.guard(connection).operation(KEY):
             connection.close()
             raise OutOfStockError
     assert shop.ledger() == []

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from idempo.errors import RecordError, StoreError
+from idempo.errors import LeaseLostError, RecordError, StoreError
 from idempo.protocols import Store, TransactionalStore
 from idempo.records import Key, State
 from idempo.stores.sqlite import JoiningSqliteStore, SqliteStore
@@ -312,7 +312,7 @@ def test_a_record_that_cannot_be_read_is_a_record_error(store: SqliteStore, conn
 def test_a_body_that_ends_the_transaction_is_told(store: SqliteStore, connection: sqlite3.Connection, end: str) -> None:
     """Its effect and record may have been parted: that is never silent. A body's own error comes first."""
     joining = store.joining(connection)
-    with pytest.raises(ValueError, match="no transaction"), joining.savepoint():
+    with pytest.raises(LeaseLostError, match="committed, or rolled back"), joining.savepoint():
         claim(joining)
         connection.execute(end)
     connection.execute("BEGIN")
@@ -320,6 +320,6 @@ def test_a_body_that_ends_the_transaction_is_told(store: SqliteStore, connection
         connection.execute(end)
         raise KeyError
     connection.execute("BEGIN")
-    with pytest.raises(StoreError, match="no such savepoint"), joining.savepoint():
+    with pytest.raises(LeaseLostError, match="committed, or rolled back"), joining.savepoint():
         connection.execute(end)
         connection.execute("BEGIN")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar, TypeVarTuple
 
-from idempo.errors import StoreError
+from idempo.errors import IdempotencyError, LeaseLostError, StoreError
 from idempo.stores._sqlite_records import Records, Work, is_busy, key_of, translated
 from idempo.stores._sqlite_table import Table
 
@@ -40,7 +40,8 @@ class JoiningSqliteStore(Records):
         The caller's transaction goes on. One that is never left undoes and writes nothing, as in a forked child.
 
         Raises:
-            StoreError: The transaction is over: the body itself must neither commit nor roll back.
+            LeaseLostError: When it is left without an error: the transaction was committed or rolled back inside.
+            StoreError: SQLite refuses the statement.
         """
         return _Savepoint(self, f"idempo_{next(self._savepoints)}")
 
@@ -121,10 +122,18 @@ class _Savepoint:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None:
-            self._store.execute(f"RELEASE {self._name}")
+            self._release()
         elif self._store.in_transaction:  # else SQLite has rolled all of it back, and nothing is left to undo
             self._store.execute(f"ROLLBACK TO {self._name}")
             self._store.execute(f"RELEASE {self._name}")
+
+    def _release(self) -> None:
+        try:
+            self._store.execute(f"RELEASE {self._name}")
+        except (ValueError, IdempotencyError) as error:
+            if self._store.in_transaction and "no such savepoint" not in str(error.__cause__):
+                raise
+            raise LeaseLostError("the transaction that was joined is over: it was committed, or rolled back") from error
 
 
 def _execute(connection: sqlite3.Connection, statement: str) -> None:
