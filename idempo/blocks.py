@@ -5,11 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from idempo.choosing import sync_driver
+from idempo.choosing import Drivers
 from idempo.flights import Flight, Id
 from idempo.operation import Operation, _current, unguarded
 from idempo.records import Key
-from idempo.terms import Terms
 
 if TYPE_CHECKING:
     from idempo.answers import Replayed
@@ -87,10 +86,10 @@ class AsyncBlockOperation(_Completable):
 class OperationBlock:
     """A block that is one operation. Entered once, by ``with`` or, on any store, by ``async with``."""
 
-    __slots__ = ("_driver", "_fingerprint", "_flight", "_id", "_is_async", "_operation", "_outer", "_terms", "_used")
+    __slots__ = ("_driver", "_drivers", "_fingerprint", "_flight", "_id", "_is_async", "_operation", "_outer", "_used")
 
-    def __init__(self, terms: Terms, id_: Id, fingerprint: bytes | None) -> None:
-        self._terms = terms
+    def __init__(self, drivers: Drivers, id_: Id, fingerprint: bytes | None) -> None:
+        self._drivers = drivers
         self._id = id_
         self._fingerprint = fingerprint
         self._used = False
@@ -103,8 +102,8 @@ class OperationBlock:
     def __enter__(self) -> BlockOperation:
         if self._begins_unguarded():
             return self._open(BlockOperation, None)
-        self._driver = driver = sync_driver(self._terms)
-        self._flight = flight = Flight(self._id, self._fingerprint, self._terms)
+        self._driver = driver = self._drivers.sync
+        self._flight = flight = Flight(self._id, self._fingerprint, self._drivers.terms)
         try:
             return self._open(BlockOperation, driver.enter(flight))
         except BaseException as error:
@@ -149,11 +148,9 @@ class OperationBlock:
             return self._open(AsyncBlockOperation, None)
         import asyncio  # with the driver: `import idempo` does without
 
-        from idempo.driver_async import AsyncDriver
-
         self._is_async = True
-        self._driver = driver = AsyncDriver(self._terms)
-        self._flight = flight = Flight(self._id, self._fingerprint, self._terms)
+        self._driver = driver = self._drivers.coroutine
+        self._flight = flight = Flight(self._id, self._fingerprint, self._drivers.terms)
         flight.task = asyncio.current_task()
         try:
             return self._open(AsyncBlockOperation, await driver.enter(flight))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Unpack, cast, overload
 
 from idempo.blocks import OperationBlock
-from idempo.choosing import sync_driver
+from idempo.choosing import Drivers
 from idempo.fingerprint import PLAIN, Fingerprinter
 from idempo.keys import (
     ALL_ARGUMENTS,
@@ -92,6 +92,7 @@ class Idempotency:
         self._seal = seal
         self._observers = tuple(observers)
         self._terms = make_terms(self.store, policy=self.policy, codec=codec, seal=seal, observers=self._observers)
+        self._drivers = Drivers(self._terms)
         self._counts: list[Counts] = [self._terms.teller.counts]
         self._fingerprinter = digests(fingerprinter)
 
@@ -114,7 +115,7 @@ class Idempotency:
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
             return run_unguarded(Key(*id_), fn, args, kwargs)
-        return cast("R", sync_driver(self._terms).run(id_, self._fingerprint(payload, args, kwargs), fn, args, kwargs))
+        return cast("R", self._drivers.sync.run(id_, self._fingerprint(payload, args, kwargs), fn, args, kwargs))
 
     async def run_async(
         self, key: Any, fn: Callable[..., Awaitable[R]], /, *args: Any, payload: Any = _UNSET, **kwargs: Any
@@ -124,13 +125,11 @@ class Idempotency:
         Raises:
             IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
         """
-        from idempo.driver_async import AsyncDriver  # needs asyncio, which `import idempo` does without
-
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
             return cast("R", await run_unguarded_async(Key(*id_), fn, args, kwargs))
         fingerprint = self._fingerprint(payload, args, kwargs)
-        return cast("R", await AsyncDriver(self._terms).run(id_, fingerprint, fn, args, kwargs))
+        return cast("R", await self._drivers.coroutine.run(id_, fingerprint, fn, args, kwargs))
 
     def operation(self, key: Any, *, payload: Any = None) -> OperationBlock:
         """Guard a block of code, entered by ``with`` or, on any store, by ``async with``.
@@ -156,7 +155,7 @@ class Idempotency:
         'placed'
         """
         fingerprint = None if payload is None else self._fingerprinter(payload)
-        return OperationBlock(self._terms, (self.namespace, key_text(key)), fingerprint)
+        return OperationBlock(self._drivers, (self.namespace, key_text(key)), fingerprint)
 
     @overload
     def idempotent(self, fn: Callable[P, R], /) -> Guarded[P, R]: ...

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
-from idempo.choosing import sync_driver
+from idempo.choosing import Drivers
 from idempo.codecs import JsonCodec, return_annotation
 from idempo.fingerprint import Fingerprinter
 from idempo.keys import CompiledCall, KeySpec, PayloadSpec, check_namespace, compile_call
@@ -265,7 +265,7 @@ def wrap(
 
 
 def _wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:
-    run = sync_driver(terms).run
+    run = Drivers(terms).sync.run
 
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -278,9 +278,7 @@ def _wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> An
 
 
 def _async_wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:
-    from idempo.driver_async import AsyncDriver  # needs asyncio, which `import idempo` does without
-
-    run = AsyncDriver(terms).run
+    run = Drivers(terms).coroutine.run
 
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
