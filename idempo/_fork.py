@@ -16,6 +16,7 @@ class _ForkGuard:
 
     def __init__(self) -> None:
         self._locks: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
+        self._registering = threading.RLock()
         self._taken: list[threading.RLock] = []
         self._in_child: list[Callable[[], None]] = []
         self.generation = 0
@@ -23,7 +24,8 @@ class _ForkGuard:
 
     def lock(self) -> threading.RLock:
         made = threading.RLock()
-        self._locks.add(made)
+        with self._registering:
+            self._locks.add(made)
         return made
 
     def call_in_child(self, callback: Callable[[], None]) -> None:
@@ -31,12 +33,14 @@ class _ForkGuard:
 
     def before(self) -> None:
         # No idempo lock is ever taken while another is held, so any order will do.
+        self._registering.acquire()
         self._taken = [lock for lock in list(self._locks) if lock.acquire(timeout=_PATIENCE)]
 
     def after(self) -> None:
         taken, self._taken = self._taken, []
         for lock in taken:
             lock.release()
+        self._registering.release()
 
     def after_in_child(self) -> None:
         self.generation += 1

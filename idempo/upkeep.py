@@ -14,7 +14,7 @@ from idempo import answers
 from idempo.errors import InProgressError
 from idempo.flights import Flight
 from idempo.hub import hub_of
-from idempo.protocols import Store
+from idempo.protocols import AsyncStore, Store
 from idempo.records import Claim, Key, Record, State
 from idempo.terms import AnyStore, Terms
 
@@ -90,6 +90,13 @@ async def ask_async(store: AnyStore, steps: Steps[T]) -> T:
         import asyncio  # `import idempo` does without
 
         return await asyncio.get_running_loop().run_in_executor(hub_of(store).pool, ask, cast("Store", store), steps)
+    from idempo.loops import shielded  # needs asyncio
+
+    # To its end, whoever is cancelled: a claim that was made for a value must not be left without it.
+    return await shielded(_ask_async(cast("AsyncStore", store), steps))
+
+
+async def _ask_async(store: AsyncStore, steps: Steps[T]) -> T:
     answer: Any = None
     while True:
         try:
