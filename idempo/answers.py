@@ -202,18 +202,38 @@ def left_behind(flight: Flight, end: End, error: BaseException, *, held: bool) -
 
 
 def encode_value(flight: Flight) -> tuple[bytes, EventKind]:
-    """Return a returned value as an outcome, *lost* where it cannot be kept, and the event to tell."""
-    outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, flight.bound
+    """Return a returned value as an outcome, *lost* where it cannot be kept, and the event to tell.
+
+    Raises:
+        ResultNotStoredError: Not even that can be sealed.
+    """
+    namespace, value = flight.id
     try:
-        return outcomes.encode_value(flight.value, namespace, value, fingerprint), _EXECUTED
-    except CodecError as error:
-        return outcomes.encode_lost(str(error), namespace, value, fingerprint), EventKind.RESULT_LOST
+        return flight.terms.outcomes.encode_value(flight.value, namespace, value, flight.bound), _EXECUTED
+    except CodecError as unkept:
+        return _lost(flight, str(unkept)), EventKind.RESULT_LOST
 
 
 def encode_error(flight: Flight, error: BaseException) -> tuple[bytes, EventKind]:
-    """Return a declared error as an outcome, *lost* where it cannot be kept, and the event to tell."""
-    outcomes, (namespace, value), fingerprint = flight.terms.outcomes, flight.id, flight.bound
+    """Return a declared error as an outcome, *lost* where it cannot be kept, and the event to tell.
+
+    Raises:
+        ResultNotStoredError: Not even that can be sealed.
+    """
+    namespace, value = flight.id
     try:
-        return outcomes.encode_error(error, namespace, value, fingerprint), EventKind.FAILED
+        return flight.terms.outcomes.encode_error(error, namespace, value, flight.bound), EventKind.FAILED
     except CodecError as unkept:
-        return outcomes.encode_lost(str(unkept), namespace, value, fingerprint), EventKind.RESULT_LOST
+        return _lost(flight, str(unkept)), EventKind.RESULT_LOST
+
+
+def _lost(flight: Flight, reason: str) -> bytes:
+    try:
+        return flight.terms.outcomes.encode_lost(reason, *flight.id, flight.bound)
+    except CodecError as unsealed:
+        flight.terms.teller.tell(EventKind.RESULT_LOST, flight.key, flight.attempt, error=unsealed)
+        raise ResultNotStoredError(
+            "the function ran, but its outcome cannot be sealed; nothing is stored, and its lease runs out by itself",
+            key=flight.key,
+            result=flight.value,
+        ) from unsealed

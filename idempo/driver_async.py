@@ -16,6 +16,7 @@ from idempo.decisions import Do, End, after_claim, after_error, agree
 from idempo.errors import (
     IdempotencyError,
     InDoubtError,
+    ResultNotStoredError,
     StoreError,
     StoreFullError,
 )
@@ -337,7 +338,12 @@ class AsyncDriver:
 
     async def complete(self, flight: Flight) -> Any:
         """Store what the function returned, and return it."""
-        outcome, kind = answers.encode_value(flight)
+        try:
+            outcome, kind = answers.encode_value(flight)
+        except ResultNotStoredError as error:  # the claim is not released: its effect has happened
+            self._renewer().remove(flight)
+            self._hub.flights.finish(flight, Failure(error))
+            raise
         stored = await self._store_outcome(flight, outcome)
         return answers.completed(flight, kind, stored=stored)
 

@@ -14,6 +14,7 @@ from idempo.decisions import Do, End, after_claim, after_error, agree
 from idempo.errors import (
     IdempotencyError,
     InDoubtError,
+    ResultNotStoredError,
     StoreError,
     StoreFullError,
 )
@@ -293,7 +294,12 @@ class SyncDriver:
 
     def complete(self, flight: Flight) -> Any:
         """Store what the function returned, and return it."""
-        outcome, kind = answers.encode_value(flight)
+        try:
+            outcome, kind = answers.encode_value(flight)
+        except ResultNotStoredError as error:  # the claim is not released: its effect has happened
+            self._hub.renewer.remove(flight)
+            self._hub.flights.finish(flight, Failure(error))
+            raise
         stored = self._store_outcome(flight, outcome)
         return answers.completed(flight, kind, stored=stored)
 

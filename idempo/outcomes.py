@@ -84,20 +84,22 @@ class Outcomes:
         """Return the outcome of an operation that returned.
 
         Raises:
-            CodecError: The codec cannot keep the value, or its bytes are more than ``max_result``.
+            CodecError: The codec cannot keep the value, its bytes are more than ``max_result``, or the seal fails.
         """
         try:
             encoded = self._encode(value)
+            if not isinstance(encoded, bytes):
+                raise self._no_bytes(encoded)
+            if len(encoded) > self._max_result:
+                raise self._too_large("result", encoded)
+            packed = pack(_VALUE, self._prefix + encoded)
         except CodecError:
             raise
         except Exception as error:
             raise CodecError(f"a {type(value).__qualname__} cannot be encoded ({type(error).__name__})") from error
-        if len(encoded) > self._max_result:
-            raise self._too_large("result", encoded)
-        packed = pack(_VALUE, self._prefix + encoded)
         if self._seal is None:
             return packed
-        return self._seal.seal(packed, context=_context(namespace, key_value, fingerprint))
+        return self._sealed(packed, namespace, key_value, fingerprint)
 
     def encode_error(self, error: BaseException, namespace: str, key_value: str, fingerprint: bytes | None) -> bytes:
         """Return the outcome of an operation that raised a declared error: its class, arguments and attributes.
@@ -106,7 +108,7 @@ class Outcomes:
 
         Raises:
             CodecError: It is of no declared class, cannot be rebuilt equal, the codec cannot keep what it carries, or
-                its bytes are more than ``max_result``.
+                its bytes are more than ``max_result``, or the seal fails.
         """
         cls = type(error)
         name = _exceptions.name_of(cls)
@@ -114,6 +116,8 @@ class Outcomes:
             raise CodecError(f"{name} is no class of replay_errors, or shares its name with another class")
         try:
             encoded = self._encode(list(_exceptions.take_apart(error)))
+            if not isinstance(encoded, bytes):
+                raise self._no_bytes(encoded)
         except CodecError as refused:
             raise CodecError(f"what a {name} carries cannot be encoded: {refused}") from refused
         except Exception as reason:
@@ -137,6 +141,9 @@ class Outcomes:
             namespace: Of the key.
             key_value: Of the key.
             fingerprint: Of the record.
+
+        Raises:
+            CodecError: The seal fails.
         """
         body = reason[:_LONGEST_REASON].encode("utf-8", "backslashreplace")
         return self._sealed(pack(Kind.LOST, body), namespace, key_value, fingerprint)
@@ -187,7 +194,16 @@ class Outcomes:
     def _sealed(self, packed: bytes, namespace: str, key_value: str, fingerprint: bytes | None) -> bytes:
         if self._seal is None:
             return packed
-        return self._seal.seal(packed, context=_context(namespace, key_value, fingerprint))
+        try:
+            sealed: object = self._seal.seal(packed, context=_context(namespace, key_value, fingerprint))
+        except Exception as error:
+            raise CodecError(f"the outcome cannot be sealed ({type(error).__name__})") from error
+        if not isinstance(sealed, bytes):
+            raise CodecError(f"the seal made of the outcome a {type(sealed).__name__}, not bytes")
+        return sealed
+
+    def _no_bytes(self, encoded: object) -> CodecError:
+        return CodecError(f"{type(self._codec).__qualname__} encoded it as a {type(encoded).__name__}, not bytes")
 
     def _too_large(self, what: str, encoded: bytes) -> CodecError:
         return CodecError(f"the {what} takes {len(encoded)} bytes, over the limit of {self._max_result} (max_result)")
