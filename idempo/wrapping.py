@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
+from idempo._methods import Questions, equip
 from idempo.choosing import Drivers
 from idempo.codecs import JsonCodec, return_annotation
 from idempo.fingerprint import Fingerprinter
@@ -17,9 +18,9 @@ from idempo.outcomes import Outcomes
 from idempo.policy import Policy
 from idempo.protocols import Codec, Observer, Seal
 from idempo.records import Key, Record, Stats
-from idempo.telling import Teller, total
+from idempo.telling import Teller
 from idempo.terms import AnyStore, Terms
-from idempo.upkeep import ask, ask_async, forget, is_async, lookup
+from idempo.upkeep import is_async
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -238,10 +239,7 @@ def wrap(
     terms = make_terms(store, policy=policy, codec=codec, seal=seal, observers=observers, returns=return_annotation(fn))
     wrapper = _async_wrapper(fn, terms, namespace, resolve) if is_coroutine else _wrapper(fn, terms, namespace, resolve)
 
-    def key_for(*args: Any, **kwargs: Any) -> Key:
-        return Key(namespace, resolve(*args, **kwargs)[0])
-
-    def options(**changes: Any) -> Any:
+    def rewrap(**changes: Any) -> Any:
         kept: dict[str, Any] = {
             "key": key,
             "payload": payload,
@@ -253,15 +251,26 @@ def wrap(
         own = {name: changes.pop(name, old) for name, old in kept.items()}
         return wrap(fn, store, namespace, policy.evolve(**changes), seal=seal, **own)
 
-    attributes = cast("Any", wrapper)
-    attributes.key_for = key_for
-    asked: Any = ask_async if is_coroutine else ask
-    attributes.lookup = lambda *args, **kwargs: asked(store, lookup(key_for(*args, **kwargs)))
-    attributes.forget = lambda *args, force=False, **kwargs: asked(store, forget(key_for(*args, **kwargs), force=force))
-    attributes.options = options
-    attributes.stats = lambda: total([terms.teller.counts])
-    attributes._counts = terms.teller.counts
-    return wrapper
+    parameters = inspect.signature(fn).parameters
+    first = next(iter(parameters), None) if hasattr(fn, "__qualname__") else None
+    questions = Questions(
+        name=_name_of(fn),
+        namespace=namespace,
+        store=store,
+        resolve=resolve,
+        is_coroutine=is_coroutine,
+        of_class=first == "cls",
+        has_force="force" in parameters,
+        rewrap=rewrap,
+        counts=terms.teller.counts,
+    )
+    return equip(wrapper, fn, questions, is_method=first != "cls" and (first == "self" or _in_class(fn)))
+
+
+def _in_class(fn: object) -> bool:
+    """Say whether a function was written in the body of a class, as far as its name tells."""
+    around = getattr(fn, "__qualname__", "").rpartition(".")[0]
+    return bool(around) and not around.endswith("<locals>")
 
 
 def _wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:

@@ -44,7 +44,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (5, "driver_sync driver_async"),
     (5.1, "driver_joined"),
     (5.2, "choosing"),
-    (5.5, "blocks wrapping"),
+    (5.5, "blocks wrapping _methods"),
     (6, "guard"),
     (7, "decorator"),
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in
