@@ -20,6 +20,7 @@ from idempo.errors import (
 )
 from idempo.fingerprint import Fingerprinter, fingerprint
 from idempo.guard import Idempotency
+from idempo.guarded import AsyncGuarded, Guarded
 from idempo.keys import ALL_ARGUMENTS
 from idempo.operation import Operation, current_operation
 from idempo.policy import RERUN, UNKNOWN, Policy, Resolved
@@ -31,6 +32,7 @@ __all__ = [
     "ALL_ARGUMENTS",
     "RERUN",
     "UNKNOWN",
+    "AsyncGuarded",
     "AsyncStore",
     "Claim",
     "Codec",
@@ -40,6 +42,7 @@ __all__ = [
     "FingerprintError",
     "FingerprintMismatchError",
     "Fingerprinter",
+    "Guarded",
     "Idempotency",
     "IdempotencyError",
     "InDoubtError",

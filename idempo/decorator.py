@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Unpack, overload
 
 from idempo.fingerprint import PLAIN, Fingerprinter
+from idempo.guarded import AsyncGuarded, Decorator, Guarded, P, R
 from idempo.keys import ALL_ARGUMENTS, EVERYTHING, KeySpec, PayloadSpec
 from idempo.policy import Policy, PolicyOptions
 from idempo.protocols import Codec, Observer
 from idempo.stores.memory import MemoryStore
 from idempo.terms import AnyStore
-from idempo.wrapping import Decorator, Guarded, P, R, namespace_of, wrap
+from idempo.wrapping import namespace_of, wrap
 
 
+@overload
+def idempotent(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncGuarded[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
 @overload
 def idempotent(fn: Callable[P, R], /) -> Guarded[P, R]: ...
 @overload

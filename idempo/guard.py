@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Unpack, cast, overload
 
 from idempo.blocks import OperationBlock
 from idempo.choosing import Drivers
 from idempo.fingerprint import PLAIN, Fingerprinter
+from idempo.guarded import AsyncGuarded, Decorator, Guarded, P, R
 from idempo.keys import (
     ALL_ARGUMENTS,
     EVERYTHING,
@@ -26,10 +27,6 @@ from idempo.telling import Counts, total
 from idempo.terms import AnyStore
 from idempo.upkeep import ask, ask_async, forget, lookup, resolve
 from idempo.wrapping import (
-    Decorator,
-    Guarded,
-    P,
-    R,
     digests,
     is_coroutine_function,
     make_terms,
@@ -157,6 +154,8 @@ class Idempotency:
         fingerprint = None if payload is None else self._fingerprinter(payload)
         return OperationBlock(self._drivers, (self.namespace, key_text(key)), fingerprint)
 
+    @overload
+    def idempotent(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncGuarded[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
     @overload
     def idempotent(self, fn: Callable[P, R], /) -> Guarded[P, R]: ...
     @overload

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Final, TypeVar, cast
 
 from idempo._methods import Questions, equip
 from idempo.choosing import Drivers
@@ -17,101 +17,12 @@ from idempo.operation import Operation, _current, unguarded
 from idempo.outcomes import Outcomes
 from idempo.policy import Policy
 from idempo.protocols import Codec, Observer, Seal
-from idempo.records import Key, Record, Stats
+from idempo.records import Key
 from idempo.telling import Teller
 from idempo.terms import AnyStore, Terms
 from idempo.upkeep import is_async
 
 R = TypeVar("R")
-P = ParamSpec("P")
-Q = ParamSpec("Q")
-S = TypeVar("S")
-_S_contra = TypeVar("_S_contra", contravariant=True)
-_R_co = TypeVar("_R_co", covariant=True)
-
-
-class _TakesFirst(Protocol[_S_contra, Q, _R_co]):
-    """A function with its first parameter told apart: mypy does not solve one inside a Concatenate of ``self``."""
-
-    def __call__(self, first: _S_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> _R_co: ...
-
-
-class Guarded(Protocol[P, _R_co]):
-    """A guarded function: the function's own signature, and what can be asked of its keys."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> _R_co:
-        """Run the function once for its key, or give the first outcome.
-
-        Raises:
-            IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
-        """
-        ...
-
-    def key_for(self, *args: P.args, **kwargs: P.kwargs) -> Key:
-        """Return the key of a call with these arguments. Asks no store.
-
-        Raises:
-            InvalidKeyError: They give none.
-            FingerprintError: The payload has no canonical form.
-        """
-        ...
-
-    def lookup(self, *args: P.args, **kwargs: P.kwargs) -> Record | None:
-        """Return the record of a call with these arguments, or None; a coroutine on a coroutine function.
-
-        Raises:
-            RecordError: The record cannot be read.
-            StoreError: The store did not answer.
-        """
-        ...
-
-    def forget(self, *args: Any, force: bool = False, **kwargs: Any) -> bool:
-        """Forget the call with these arguments, and say whether there was a record; as `lookup`, a coroutine on one.
-
-        Raises:
-            InProgressError: A live claim holds the key, and ``force`` was not given.
-            RecordError: The record cannot be read. One whose *outcome* alone cannot be read is forgotten.
-            StoreError: The store did not answer.
-        """
-        ...
-
-    def options(self, **changes: Any) -> Guarded[P, _R_co]:
-        """Return a new wrapper on the same store and namespace, with these options changed. It counts for itself.
-
-        Args:
-            **changes: Options of ``@idempotent``, save ``store`` and ``namespace``.
-
-        Raises:
-            TypeError: There is no such option, or it is of the wrong type.
-            ValueError: It is out of its range.
-        """
-        ...
-
-    def stats(self) -> Stats:
-        """Count the events of this wrapper, in this process."""
-        ...
-
-    # Type checkers ask `__get__` under @staticmethod and @classmethod too: a first parameter that takes the instance,
-    # or its class, is bound, and any other is a static method's own.
-    @overload
-    def __get__(self: _TakesFirst[type[S], Q, _R_co], instance: None, owner: type[S], /) -> Callable[Q, _R_co]: ...
-    @overload
-    def __get__(self, instance: None, owner: Any, /) -> Guarded[P, _R_co]: ...
-    @overload
-    def __get__(self: _TakesFirst[type[S], Q, _R_co], instance: S, owner: Any, /) -> Callable[Q, _R_co]: ...
-    @overload
-    def __get__(self: _TakesFirst[S, Q, _R_co], instance: S, owner: Any, /) -> Callable[Q, _R_co]: ...
-    @overload
-    def __get__(self, instance: object, owner: Any, /) -> Guarded[P, _R_co]: ...
-
-
-class Decorator(Protocol):
-    """What ``idempotent`` returns when it is given options."""
-
-    def __call__(self, fn: Callable[P, R], /) -> Guarded[P, R]:
-        """Return the function guarded."""
-        ...
-
 
 _METHODS: Final = ("claim", "complete", "release", "renew", "get", "delete")  # an AsyncStore's too
 

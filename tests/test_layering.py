@@ -28,7 +28,7 @@ PACKAGE = Path(idempo.__file__).parent
 HOUSE: tuple[tuple[float, str], ...] = (
     (0, "errors _time _fork _exceptions"),
     (1, "records"),
-    (1.5, "policy"),
+    (1.5, "policy guarded"),
     (2, "protocols fingerprint envelope codecs seals"),
     (2, "_canonical _canonical_types _json_classes _json_values _return_types"),
     (3, "decisions stores.memory stores.sqlite stores.cas"),

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import assert_type
 
-from idempo import ALL_ARGUMENTS, Idempotency, JsonCodec, Key, MemoryStore, Record, Resolved, Stats, idempotent
+from idempo import (
+    ALL_ARGUMENTS,
+    AsyncGuarded,
+    Guarded,
+    Idempotency,
+    JsonCodec,
+    Key,
+    MemoryStore,
+    Record,
+    Resolved,
+    Stats,
+    idempotent,
+)
 from idempo.stores.sqlite import SqliteStore
 
 
@@ -63,6 +76,10 @@ assert_type(charge.stats(), Stats)
 assert_type(charge.options(wait=0)("o-1", amount=5), Receipt)
 assert_type(charge.forget("o-1", amount=5), bool)
 
+assert_type(charge.__name__, str)
+assert_type(charge.__qualname__, str)
+assert_type(charge.__wrapped__("o-1", amount=5), Receipt)
+
 charge.key_for(7, amount=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 charge.nothing()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
@@ -86,6 +103,11 @@ class Till:
     def cancel(cls, order_id: str) -> str:
         return ""
 
+    @classmethod
+    @idempotent(key="order_id")
+    async def audit(cls, order_id: str) -> str:
+        return ""
+
     @guard.idempotent(key="order_id")
     async def ship(self, order_id: str) -> Receipt:
         return Receipt(order_id, 0)
@@ -101,16 +123,31 @@ assert_type(till.charge(order_id="o-1", amount=5), Receipt)
 assert_type(Till.charge(till, "o-1", 5), Receipt)
 assert_type(Kiosk().charge("o-1", 5), Receipt)
 assert_type(Till.charge.key_for(till, "o-1", 5), Key)
+assert_type(till.charge.key_for("o-1", 5), Key)
+assert_type(till.charge.lookup(order_id="o-1", amount=5), Record | None)
+assert_type(till.charge.forget("o-1", 5, force=True), bool)
+assert_type(till.charge.options(wait=0)("o-1", 5), Receipt)
+assert_type(till.charge.stats(), Stats)
+assert_type(till.charge.__name__, str)
+assert_type(till.charge.__wrapped__("o-1", 5), Receipt)
+assert_type(Kiosk().charge.key_for("o-1", 5), Key)
 assert_type(Till.refund("o-1"), int)
 assert_type(till.refund.key_for("o-1"), Key)
 assert_type(Kiosk.cancel("o-1"), str)
 assert_type(Kiosk().cancel("o-1"), str)
+assert_type(Till.cancel.key_for(Till, "o-1"), Key)
+assert_type(till.cancel.lookup(Till, "o-1"), Record | None)
+assert_type(Till.cancel.forget(Till, "o-1"), bool)
+assert_type(Till.cancel.stats(), Stats)
 assert_type(till.refund("o-1"), int)
 assert_type(Till.cancel("o-1"), str)
 assert_type(till.cancel("o-1"), str)
 
 till.charge("o-1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 till.charge("o-1", "5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+till.charge.key_for(till, "o-1", 5)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+Till.charge.key_for("o-1", 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+Till.cancel.key_for("o-1")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
 Till.refund(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 # Coroutine functions
@@ -121,12 +158,57 @@ async def place(order_id: str, amount: int = 1) -> Receipt:
     return Receipt(order_id, amount)
 
 
+@idempotent
+async def pack(order_id: str) -> None: ...
+
+
+@guard.idempotent
+async def send(order_id: str) -> Receipt | None:
+    return None
+
+
 async def coroutines() -> None:
     assert_type(await place("o-1"), Receipt)
+    assert_type(await Till.audit("o-1"), str)
+    assert_type(await till.audit.lookup(Kiosk, "o-1"), Record | None)
     assert_type(await till.ship("o-1"), Receipt)
+    assert_type(await Till.ship(till, "o-1"), Receipt)
     assert_type(place.key_for("o-1"), Key)
+    for each in (place, place.options(wait=0)):
+        assert_type(await each.lookup("o-1"), Record | None)
+        assert_type(await each.forget("o-1", force=True), bool)
+        assert_type(each.stats(), Stats)
+    assert_type(await place.__wrapped__("o-1"), Receipt)
+    assert_type(place.__name__, str)
+    assert_type(place.__qualname__, str)
+    assert_type(await pack.lookup("o-1"), Record | None)
+    assert_type(await send("o-1"), Receipt | None)
+    assert_type(await send.forget("o-1"), bool)
+    assert_type(await till.ship.lookup("o-1"), Record | None)
+    assert_type(await till.ship.forget("o-1"), bool)
+    assert_type(till.ship.key_for("o-1"), Key)
+    assert_type(await till.ship.options(wait=0)("o-1"), Receipt)
+    assert_type(await Till.ship.lookup(till, "o-1"), Record | None)
     await place(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await place.lookup(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await charge("o-1", amount=5)  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    await charge.lookup("o-1", amount=5)  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+
+
+async def forgotten_awaits() -> None:
     place("o-1").order_id.upper()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    place.lookup("o-1").attempt  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    found: Record | None = place.lookup("o-1")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    forgotten: bool = till.ship.forget("o-1")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    print(found, forgotten)
+
+
+def in_an_annotation(fn: Guarded[[str], int], later: AsyncGuarded[[str], int]) -> int:
+    asyncio.run(later.forget("o-1"))
+    return fn("o-1") + asyncio.run(later("o-1"))
+
+
+in_an_annotation(Till.refund, pack)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # Options
