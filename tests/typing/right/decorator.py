@@ -197,7 +197,7 @@ async def coroutines() -> None:
 
 async def forgotten_awaits() -> None:
     place("o-1").order_id.upper()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    place.lookup("o-1").attempt  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    print(place.lookup("o-1").attempt)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
     found: Record | None = place.lookup("o-1")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     forgotten: bool = till.ship.forget("o-1")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     print(found, forgotten)
