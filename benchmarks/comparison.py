@@ -1,15 +1,19 @@
 """The facts of the comparison with peers, found by trying: ``python -m benchmarks.comparison`` prints the table.
 
-Each fact is a question that is put to every library in the same way; the answer is what it was seen to do.
+Each fact is a question that is put to every library in the same way; the answer is what it was seen to do. A peer that
+is not installed is named, and nothing is printed: a table that lacks columns is not the one in the README.
+``--installed`` prints it all the same.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import datetime as dt
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
@@ -327,6 +331,26 @@ def table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, and return 1 if peers are missing that it should have."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__.partition("\n")[0])
+    parser.add_argument("--installed", action="store_true", help="leave out the peers that are not installed")
+    options = parser.parse_args(argv)
+    here = present()
+    missing = [library.package for library in ALL if library.name not in here]
+    for package in missing:
+        print(f"{package} is not installed here", file=sys.stderr)
+    if missing and not options.installed:
+        print(
+            "Install them, with pip 25.1 or newer: python -m pip install -e . --group bench\n"
+            "Or leave them out: --installed",
+            file=sys.stderr,
+        )
+        return 1
     print(table())
-    print(*(f"{library.name}: {size(library):,} lines" for library in ALL if library.name in present()), sep="\n")
+    print(*(f"{library.name}: {size(library):,} lines" for library in ALL if library.name in here), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

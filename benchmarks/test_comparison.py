@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compared import ALL, Compared, Idempo, present, quiet
-from benchmarks.comparison import QUESTIONS, size
+from benchmarks.comparison import QUESTIONS, main, size
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -44,3 +44,32 @@ def test_the_peers_are_smaller() -> None:
     here = present()
     sizes = {library.name: size(library) for library in ALL if library.name in here}
     assert sizes == {} or max(sizes, key=sizes.__getitem__) == "idempo"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--installed"]])
+def test_peers_that_are_missing_are_named(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table that lacks columns is printed to nobody who did not ask for it."""
+    monkeypatch.setattr("benchmarks.comparison.present", lambda: {"idempo": "1", "Powertools": "2"})
+    monkeypatch.setattr("benchmarks.comparison.table", lambda: "the table")
+    monkeypatch.setattr("benchmarks.comparison.size", lambda _: 7)
+    assert main(arguments) == (0 if arguments else 1)
+    told = capsys.readouterr()
+    for package in ("exactly-once", "once-kernel", "idemkit", "cachetools"):
+        assert f"{package} is not installed here\n" in told.err
+    assert "aws-lambda-powertools" not in told.err
+    assert told.out == ("the table\nidempo: 7 lines\nPowertools: 7 lines\n" if arguments else "")
+    assert ("--installed" in told.err) is not bool(arguments)
+
+
+def test_with_all_peers_the_table_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.comparison.present", lambda: {library.name: "1" for library in ALL})
+    monkeypatch.setattr("benchmarks.comparison.table", lambda: "the table")
+    monkeypatch.setattr("benchmarks.comparison.size", lambda _: 7)
+    assert main([]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("the table\n")
+    assert told.err == ""
