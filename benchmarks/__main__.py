@@ -52,7 +52,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}: choose from {', '.join(PARTS)}")
     if (options.plot or options.docs) and not find_spec("matplotlib"):
-        parser.error("to draw needs matplotlib: pip install --group bench")
+        parser.error("to draw needs matplotlib: python -m pip install --group bench, with pip 25.1 or newer")
     return options
 
 

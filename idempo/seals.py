@@ -99,7 +99,7 @@ class Encrypted:
             from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError as error:
-            raise ImportError("Encrypted needs the package cryptography: pip install 'idempo[encryption]'") from error
+            raise ImportError("Encrypted needs the package cryptography: pip install cryptography") from error
         if isinstance(keys, str):
             raise TypeError("a key must be bytes, not str: a password is no key; make one with secrets.token_bytes(32)")
         self._ciphers: list[Any] = []

@@ -1,6 +1,6 @@
 """The test kit: for who writes a store, and for who tests code that is guarded.
 
-Importing idempo never imports it. Parts that need pytest or hypothesis (``pip install idempo[testing]``) import them
+Importing idempo never imports it. Parts that need pytest or hypothesis (the extra ``idempo[testing]``) import them
 when they are first asked for, so that the rest works without.
 """
 
