@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import time
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from idempo.decisions import Do, End, after_claim
+from idempo.decisions import COMPLETE_RETRY, Do, End, after_claim
 from idempo.envelope import Kind
 from idempo.errors import (
     CodecError,
@@ -18,6 +19,7 @@ from idempo.errors import (
     ReentrantCallError,
     ResultLostError,
     ResultNotStoredError,
+    StoreError,
 )
 from idempo.fingerprint import fingerprint_version_supported
 from idempo.flights import Failure, Flight, Id, Phase, Room
@@ -124,6 +126,46 @@ def refusal(terms: Terms, key: Key, do: Do, record: Record) -> IdempotencyError:
     )
     terms.teller.tell(EventKind.IN_DOUBT, key, record.attempt, error=error)
     return error
+
+
+class _Unguarded(enum.Enum):
+    UNGUARDED = "unguarded"
+
+
+UNGUARDED: Final = _Unguarded.UNGUARDED
+"""In place of a claim: the store cannot be asked, and the policy is to run all the same."""
+
+Claimed: TypeAlias = Claim | _Unguarded
+
+
+def claimed(answer: object) -> Claim:
+    """Return what a store answered to a claim.
+
+    Raises:
+        StoreError: It is none.
+    """
+    if isinstance(answer, Claim):
+        return answer
+    what = "None" if answer is None else f"a {type(answer).__name__}"
+    raise StoreError(f"claim answered {what}, not a Claim")
+
+
+def runs_unguarded(flight: Flight, error: IdempotencyError) -> bool:
+    """Tell that the store cannot be asked for the key, and say whether the call runs all the same."""
+    terms = flight.terms
+    error.key = flight.key
+    terms.teller.tell(EventKind.STORE_FAILED, flight.key, error=error)
+    if terms.policy.store_errors == "raise":
+        return False
+    flight.phase = Phase.RUNNING
+    flight.stands_until = flight.asked_at + terms.policy.lease
+    return True
+
+
+def is_stored_later(flight: Flight, error: IdempotencyError) -> bool:
+    """Say whether the outcome that the store did not take is tried again at once, while the lease stands."""
+    stands = flight.attempt and time.monotonic() + COMPLETE_RETRY < flight.stands_until
+    return bool(stands) and isinstance(error, StoreError)
 
 
 def probed(terms: Terms, key: Key) -> Any:

@@ -7,9 +7,21 @@ live claim is waited for, a record in doubt is dealt with by policy, a completed
 from __future__ import annotations
 
 import enum
+import random
+from typing import Final
 
+from idempo.errors import IdempotencyError, StoreError
 from idempo.policy import Policy
-from idempo.records import Claim, State
+from idempo.records import Claim, Record, State
+
+# Seconds between two looks at a call in another process, and between two tries to store an outcome.
+_FIRST_POLL: Final = 0.01
+_LAST_POLL: Final = 0.5
+_WATCHED_POLL: Final = 2.0  # beside notifications, one of which can be lost
+_GROWTH: Final = 1.5
+_GROWN: Final = 10  # polls, until they come as seldom as they ever do
+_SHORTEST: Final = 0.001  # for a lease that is just out by our clock, and not yet by the store's
+COMPLETE_RETRY: Final = 0.05
 
 
 class Do(enum.Enum):
@@ -78,3 +90,31 @@ def after_error(error: BaseException, policy: Policy) -> End:
 def agree(one: bytes | None, other: bytes | None) -> bool:
     """Say whether two fingerprints are of one payload; None checks nothing."""
     return one == other or one is None or other is None
+
+
+def changed_since(seen: Record, now: Record | None) -> bool:
+    """Say whether the live claim that was seen is over, so that another claim is worth its while."""
+    return now is None or now.owner != seen.owner or (now.lease_left or 0.0) <= 0
+
+
+def pause(polls: int, lease_left: float | None, left: float, *, watched: bool) -> float:
+    """Return how long to wait for a call in another process until it is looked at again, in seconds.
+
+    Args:
+        polls: Which look this is, from 1.
+        lease_left: What was left of its lease when it was looked at.
+        left: What is left until the caller's own deadline.
+        watched: Whether a notification comes as well.
+    """
+    longest = _WATCHED_POLL if watched else min(_LAST_POLL, _FIRST_POLL * _GROWTH ** min(polls, _GROWN))
+    spread = longest * random.uniform(0.5, 1.0)  # noqa: S311 (so that waiters do not all come at once)
+    return max(0.0, min(spread, max(lease_left or 0.0, _SHORTEST), left))
+
+
+def failure(raised: Exception) -> IdempotencyError:
+    """Return what a store raised as one of our errors: whatever is none is a `StoreError`, without its text."""
+    if isinstance(raised, IdempotencyError):
+        return raised
+    error = StoreError(f"the store raised {type(raised).__name__}")
+    error.__cause__ = raised
+    return error

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack, suppress
-from typing import Any, Final, cast
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
 
-from idempo import answers
-from idempo.decisions import Do, End, after_claim, after_error, agree
-from idempo.errors import (
-    IdempotencyError,
-    InDoubtError,
-    ResultNotStoredError,
-    StoreError,
-    StoreFullError,
-)
+from idempo import answers, decisions
+from idempo.decisions import Do, End, after_claim, after_error, agree, failure
+from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, new_owner
 from idempo.hub import hub_of
-from idempo.loops import LoopGroup, PooledStore, begin_on, loop_renewer, pooled, shielded
+from idempo.loops import LoopGroup, PooledStore, answered, begin_on, landed, loop_renewer, shielded, watching
 from idempo.operation import _current, inside, operation_of
 from idempo.policy import RERUN, Resolved
-from idempo.protocols import TransactionalStore, WatchableStore
-from idempo.records import Claim, EventKind, Key, Record
+from idempo.protocols import TransactionalStore
+from idempo.records import Claim, EventKind, Record
 from idempo.terms import Terms, shortcut
-
-_FIRST_POLL: Final = 0.01  # seconds
-_LAST_POLL: Final = 0.5
-_WATCHED_POLL: Final = 2.0  # beside notifications, one of which can be lost
-_COMPLETE_RETRY: Final = 0.05
 
 
 class AsyncDriver:
@@ -47,7 +36,6 @@ class AsyncDriver:
         blocking = not self._async and getattr(terms.store, "blocking", True)
         self._blocking = blocking
         self._store: Any = PooledStore(terms.store, self._hub) if blocking else terms.store
-        self._watches = isinstance(terms.store, WatchableStore)
         direct = not self._async and not blocking
         self._near = shortcut(terms.store, "near") if direct else None
         self._claim_new: Any = shortcut(terms.store, "claim_new") if direct else None
@@ -62,13 +50,16 @@ class AsyncDriver:
     ) -> Any:
         """Run the function once for this key, or give the first outcome."""
         if self._near is not None:
-            kept = self._near(*id_)
+            try:
+                kept = self._near(*id_)
+            except Exception:  # noqa: BLE001 (a short cut, and no more; the claim says what there is)
+                kept = None
             if kept is not None and agree(fingerprint, kept[0]):
                 return answers.replay(self._terms, id_, *kept)
         flight = Flight(id_, fingerprint, self._terms)
         flight.task = asyncio.current_task()
         try:
-            if self._claim_new is None or not self._starts(flight):
+            if self._claim_new is None or not self._hub.starts(flight, self._claim_new):
                 replayed = await self.enter(flight)
                 if replayed is not None:
                     return replayed.value
@@ -89,20 +80,6 @@ class AsyncDriver:
             raise
 
     # -- entering ------------------------------------------------------------------------------------------------
-
-    def _starts(self, flight: Flight) -> bool:
-        """Claim a new key in one step, if that is all there is to do; `enter` finds out what else there is."""
-        now = time.monotonic()
-        if self._hub.flights.seat(flight, now) is not flight:
-            return False
-        flight.asked_at = now
-        policy = self._terms.policy
-        token = self._claim_new(flight.id, flight.owner, flight.fingerprint, policy.lease, policy.ttl)
-        if token is None:
-            return False
-        flight.attempt, flight.token = 1, token
-        self._begin(flight)
-        return True
 
     async def enter(self, flight: Flight) -> answers.Replayed | None:
         """Claim the key: None when it is ours to run, else what a duplicate is given."""
@@ -164,14 +141,14 @@ class AsyncDriver:
         polls = 0
         while True:
             claim = await self._claim(flight, take_over)
-            if claim is None:
+            if claim is answers.UNGUARDED:
                 return None
             record = claim.record
             own = not claim.acquired and inside(record.owner, flight.task)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
             if do is Do.RUN:
                 flight.hold(record)
-                self._begin(flight, took_over=claim.took_over)
+                self._hub.begin(flight, self._renewer(), took_over=claim.took_over)
                 return None
             if do is Do.WAIT:
                 flight.phase = Phase.WAITING
@@ -217,7 +194,7 @@ class AsyncDriver:
         """Keep what the probe found, if the record is still the one that it looked at; False: no store took it."""
         flight.probed = True
         claim = await self._claim(flight, owner)
-        if claim is None or (claim.acquired and not await self._keep_found(flight, claim, value)):
+        if claim is answers.UNGUARDED or (claim.acquired and not await self._keep_found(flight, claim, value)):
             self._hub.flights.finish(flight, LOOK_AGAIN)
             return False
         flight.let_go()
@@ -230,18 +207,19 @@ class AsyncDriver:
         outcome, _ = answers.encode_value(flight)
         ttl = self._terms.policy.ttl
         try:
-            await _answer(self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=ttl))
-        except StoreError as error:
+            await answered(self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=ttl))
+        except Exception as error:
+            error = failure(error)
+            error.key = flight.key
             self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
             if self._terms.policy.store_errors == "raise":
-                error.key = flight.key
-                raise
+                raise error  # noqa: TRY201 (it may be another than was caught)
             await self._release_unanswered(flight)
             return False
         return True
 
-    async def _claim(self, flight: Flight, take_over: bool | str) -> Claim | None:
-        """Ask the store; None: it cannot be asked, and the policy is to run all the same."""
+    async def _claim(self, flight: Flight, take_over: bool | str) -> answers.Claimed:
+        """Ask the store, once more where it failed."""
         policy = self._terms.policy
         for last in (False, True):
             flight.asked_at = time.monotonic()
@@ -254,23 +232,18 @@ class AsyncDriver:
                     ttl=policy.ttl,
                     take_over=take_over,
                 )
-                return claim if isinstance(claim, Claim) else await shielded(claim)
-            except StoreError as error:
-                if not last and not isinstance(error, StoreFullError):
-                    continue
-                self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, error=error)
-                if policy.store_errors == "run":
-                    flight.phase = Phase.RUNNING
-                    flight.stands_until = flight.asked_at + policy.lease
-                    return None
-                await self._release_unanswered(flight)
-                self._hub.flights.finish(flight, Failure(error))
+                return claim if isinstance(claim, Claim) else answers.claimed(await answered(claim))
+            except Exception as error:
+                error = failure(error)
+                if isinstance(error, StoreError):
+                    if not last and not isinstance(error, StoreFullError):
+                        continue
+                    if answers.runs_unguarded(flight, error):
+                        return answers.UNGUARDED
+                    await self._release_unanswered(flight)
                 error.key = flight.key
-                raise
-            except IdempotencyError as error:
                 self._hub.flights.finish(flight, Failure(error))
-                error.key = flight.key
-                raise
+                raise error  # noqa: TRY201 (it may be another than was caught)
         raise AssertionError("unreachable")  # pragma: no cover (the last round returns or raises)
 
     async def _release_unanswered(self, flight: Flight) -> None:
@@ -278,61 +251,47 @@ class AsyncDriver:
         policy = self._terms.policy
         with suppress(Exception):  # the claim's own error is raised; if it arrived, its lease runs out
             if flight.probed:  # the effect has happened: who comes next is to ask the probe, not to run
-                await _answer(self._store.renew(flight.key, owner=flight.owner, lease=0.0, ttl=policy.ttl))
+                await answered(self._store.renew(flight.key, owner=flight.owner, lease=0.0, ttl=policy.ttl))
             else:
-                await _answer(self._store.release(flight.key, owner=flight.owner, ttl=policy.lease))
-
-    def _begin(self, flight: Flight, *, took_over: bool = False) -> None:
-        """The key is ours: keep it so while the function runs."""
-        policy = self._terms.policy
-        if took_over:
-            self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, flight.attempt)
-        flight.stands_until = flight.asked_at + policy.lease
-        if policy.max_run > 0:
-            self._renewer().add(flight)
-        flight.phase = Phase.RUNNING  # last: up to here nothing can have run
+                await answered(self._store.release(flight.key, owner=flight.owner, ttl=policy.lease))
 
     async def _wait(self, flight: Flight, record: Record, deadline: float, polls: int) -> None:
         """Wait for a change of the record, for the end of its lease, or for the deadline."""
-        woken = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        wake: Callable[[], object] = lambda: loop.call_soon_threadsafe(woken.set)  # noqa: E731 (a partial reads worse)
-        longest = min(_LAST_POLL, _FIRST_POLL * 1.5**polls)
-        lease_left = max(record.lease_left or 0.0, 0.001)
-        async with AsyncExitStack() as stack:
-            stack.enter_context(suppress(StoreError))  # also of the watch's own end: the next claim tells
-            if self._watches:
-                with suppress(StoreError):  # then by polling alone
-                    await self._watch(stack, flight.key, wake)
-                    now = await _answer(self._store.get(flight.key))
-                    if now is None or now.owner != record.owner or (now.lease_left or 0.0) <= 0:
-                        return  # it changed before it was watched: it ended, or was left in doubt
-                    longest = _WATCHED_POLL
-            pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 (spreads polls)
-            pause = max(0.0, min(pause, lease_left, deadline - time.monotonic()))
+        woken, loop = asyncio.Event(), asyncio.get_running_loop()
+        entered, ended_by = False, None
+
+        async def rest(*, watched: bool) -> None:
+            seconds = decisions.pause(polls, record.lease_left, deadline - time.monotonic(), watched=watched)
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(seconds):
                     await woken.wait()
 
-    async def _watch(self, stack: AsyncExitStack, key: Key, wake: Callable[[], object]) -> None:
-        watch: Any = cast("Any", self._terms.store).watch(key, wake)
-        if self._async:
-            await stack.enter_async_context(watch)
-        elif self._blocking:
-            await stack.enter_async_context(pooled(watch, self._hub))
-        else:
-            stack.enter_context(watch)
+        if hasattr(self._terms.store, "watch"):
+            wake = partial(loop.call_soon_threadsafe, woken.set)
+            with suppress(Exception):  # of the watch alone: then a notification was lost
+                async with watching(self._terms.store, flight.key, wake, self._hub):
+                    entered = True
+                    try:
+                        changed = await self._look(flight, record)
+                        if not changed:
+                            await rest(watched=changed is False)
+                    except BaseException as error:
+                        ended_by = error
+                        raise
+            if ended_by is not None:  # the watch failed on top of it
+                raise ended_by
+        if not entered:
+            await rest(watched=False)
+
+    async def _look(self, flight: Flight, record: Record) -> bool | None:
+        """Say whether the record has changed before it was watched; None: who knows."""
+        try:
+            return decisions.changed_since(record, await answered(self._store.get(flight.key)))
+        except Exception:  # noqa: BLE001 (the claim that follows meets it too, and tells it)
+            return None
 
     def _renewer(self) -> Any:
         return loop_renewer(self._hub) if self._async else self._hub.renewer
-
-    async def _land(self, flight: Flight) -> None:
-        if self._async:
-            await loop_renewer(self._hub).land(flight)
-        elif self._blocking:
-            await asyncio.get_running_loop().run_in_executor(self._hub.pool, self._hub.renewer.land, flight)
-        else:
-            self._hub.renewer.land(flight)
 
     # -- leaving -------------------------------------------------------------------------------------------------
 
@@ -355,12 +314,13 @@ class AsyncDriver:
         self._renewer().remove(flight)
         while True:
             try:
-                stored = await _answer(
+                stored = await answered(
                     self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
                 )
-            except StoreError as error:
-                if flight.attempt and time.monotonic() + _COMPLETE_RETRY < flight.stands_until:
-                    await asyncio.sleep(_COMPLETE_RETRY)
+            except Exception as error:  # noqa: BLE001 (whatever it is, the caller gets the value)
+                error = failure(error)
+                if answers.is_stored_later(flight, error):
+                    await asyncio.sleep(decisions.COMPLETE_RETRY)
                     continue
                 self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
                 offering = self._renewer().offer(flight, outcome)
@@ -425,18 +385,13 @@ class AsyncDriver:
         for last in (False, True):
             try:
                 if end is End.RELEASE:
-                    held = await _answer(self._store.release(key, owner=flight.owner, ttl=terms.policy.lease))
+                    held = await answered(self._store.release(key, owner=flight.owner, ttl=terms.policy.lease))
                 else:
-                    await self._land(flight)
-                    held = await _answer(self._store.renew(key, owner=flight.owner, lease=0.0, ttl=terms.policy.ttl))
-            except StoreError as failed:
+                    await landed(flight, self._renewer(), self._hub)
+                    held = await answered(self._store.renew(key, owner=flight.owner, lease=0.0, ttl=terms.policy.ttl))
+            except Exception as raised:  # noqa: BLE001 (the original is what is raised)
                 if last:
-                    terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failed)
+                    terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failure(raised))
             else:
                 answers.left_behind(flight, end, error, held=held)
                 return
-
-
-async def _answer(step: Any) -> Any:
-    """Return a direct store's answer, or await another's."""
-    return await shielded(step) if inspect.isawaitable(step) else step

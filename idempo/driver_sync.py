@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
-from typing import Any, Final, cast
+from contextlib import suppress
+from typing import Any, cast
 
-from idempo import answers
-from idempo.decisions import Do, End, after_claim, after_error, agree
-from idempo.errors import (
-    IdempotencyError,
-    InDoubtError,
-    ResultNotStoredError,
-    StoreError,
-    StoreFullError,
-)
+from idempo import answers, decisions
+from idempo.decisions import Do, End, after_claim, after_error, agree, failure
+from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup, new_owner
 from idempo.hub import hub_of
 from idempo.operation import _current, inside, operation_of
@@ -25,11 +18,6 @@ from idempo.policy import RERUN, Resolved
 from idempo.protocols import Store, WatchableStore
 from idempo.records import Claim, EventKind, Record
 from idempo.terms import Terms, shortcut
-
-_FIRST_POLL: Final = 0.01  # seconds
-_LAST_POLL: Final = 0.5
-_WATCHED_POLL: Final = 2.0  # beside notifications, one of which can be lost
-_COMPLETE_RETRY: Final = 0.05
 
 
 class SyncDriver:
@@ -52,12 +40,15 @@ class SyncDriver:
     ) -> Any:
         """Run the function once for this key, or give the first outcome."""
         if self._near is not None:
-            kept = self._near(*id_)
+            try:
+                kept = self._near(*id_)
+            except Exception:  # noqa: BLE001 (a short cut, and no more; the claim says what there is)
+                kept = None
             if kept is not None and agree(fingerprint, kept[0]):
                 return answers.replay(self._terms, id_, *kept)
         flight = Flight(id_, fingerprint, self._terms)
         try:
-            if self._claim_new is None or not self._starts(flight):
+            if self._claim_new is None or not self._hub.starts(flight, self._claim_new):
                 replayed = self.enter(flight)
                 if replayed is not None:
                     return replayed.value
@@ -78,20 +69,6 @@ class SyncDriver:
             raise
 
     # -- entering ------------------------------------------------------------------------------------------------
-
-    def _starts(self, flight: Flight) -> bool:
-        """Claim a new key in one step, if that is all there is to do; `enter` finds out what else there is."""
-        now = time.monotonic()
-        if self._hub.flights.seat(flight, now) is not flight:
-            return False
-        flight.asked_at = now
-        policy = self._terms.policy
-        token = self._claim_new(flight.id, flight.owner, flight.fingerprint, policy.lease, policy.ttl)
-        if token is None:
-            return False
-        flight.attempt, flight.token = 1, token
-        self._begin(flight)
-        return True
 
     def enter(self, flight: Flight) -> answers.Replayed | None:
         """Claim the key: None when it is ours to run, else what a duplicate is given."""
@@ -152,14 +129,14 @@ class SyncDriver:
         polls = 0
         while True:
             claim = self._claim(flight, take_over)
-            if claim is None:
+            if claim is answers.UNGUARDED:
                 return None
             record = claim.record
             own = not claim.acquired and inside(record.owner, None)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
             if do is Do.RUN:
                 flight.hold(record)
-                self._begin(flight, took_over=claim.took_over)
+                self._hub.begin(flight, self._hub.renewer, took_over=claim.took_over)
                 return None
             if do is Do.WAIT:
                 flight.phase = Phase.WAITING
@@ -201,7 +178,7 @@ class SyncDriver:
         """Keep what the probe found, if the record is still the one that it looked at; False: no store took it."""
         flight.probed = True
         claim = self._claim(flight, owner)
-        if claim is None or (claim.acquired and not self._keep_found(flight, claim, value)):
+        if claim is answers.UNGUARDED or (claim.acquired and not self._keep_found(flight, claim, value)):
             self._hub.flights.finish(flight, LOOK_AGAIN)
             return False
         flight.let_go()
@@ -214,22 +191,23 @@ class SyncDriver:
         outcome, _ = answers.encode_value(flight)
         try:
             self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
-        except StoreError as error:
+        except Exception as error:
+            error = failure(error)
+            error.key = flight.key
             self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
             if self._terms.policy.store_errors == "raise":
-                error.key = flight.key
-                raise
+                raise error  # noqa: TRY201 (it may be another than was caught)
             self._release_unanswered(flight)
             return False
         return True
 
-    def _claim(self, flight: Flight, take_over: bool | str) -> Claim | None:
-        """Ask the store; None: it cannot be asked, and the policy is to run all the same."""
+    def _claim(self, flight: Flight, take_over: bool | str) -> answers.Claimed:
+        """Ask the store, once more where it failed."""
         policy = self._terms.policy
         for last in (False, True):
             flight.asked_at = time.monotonic()
             try:
-                return self._store.claim(
+                claim = self._store.claim(
                     flight.key,
                     owner=flight.owner,
                     fingerprint=flight.fingerprint,
@@ -237,22 +215,18 @@ class SyncDriver:
                     ttl=policy.ttl,
                     take_over=take_over,
                 )
-            except StoreError as error:
-                if not last and not isinstance(error, StoreFullError):
-                    continue
-                self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, error=error)
-                if policy.store_errors == "run":
-                    flight.phase = Phase.RUNNING
-                    flight.stands_until = flight.asked_at + policy.lease
-                    return None
-                self._release_unanswered(flight)
-                self._hub.flights.finish(flight, Failure(error))
+                return answers.claimed(claim)
+            except Exception as error:
+                error = failure(error)
+                if isinstance(error, StoreError):
+                    if not last and not isinstance(error, StoreFullError):
+                        continue
+                    if answers.runs_unguarded(flight, error):
+                        return answers.UNGUARDED
+                    self._release_unanswered(flight)
                 error.key = flight.key
-                raise
-            except IdempotencyError as error:
                 self._hub.flights.finish(flight, Failure(error))
-                error.key = flight.key
-                raise
+                raise error  # noqa: TRY201 (it may be another than was caught)
         raise AssertionError("unreachable")  # pragma: no cover (the last round returns or raises)
 
     def _release_unanswered(self, flight: Flight) -> None:
@@ -264,31 +238,36 @@ class SyncDriver:
             else:
                 self._store.release(flight.key, owner=flight.owner, ttl=policy.lease)
 
-    def _begin(self, flight: Flight, *, took_over: bool = False) -> None:
-        """The key is ours: keep it so while the function runs."""
-        policy = self._terms.policy
-        if took_over:
-            self._terms.teller.tell(EventKind.TAKEN_OVER, flight.key, flight.attempt)
-        flight.stands_until = flight.asked_at + policy.lease
-        if policy.max_run > 0:
-            self._hub.renewer.add(flight)
-        flight.phase = Phase.RUNNING  # last: up to here nothing can have run
-
     def _wait(self, flight: Flight, record: Record, deadline: float, polls: int) -> None:
         """Wait for a change of the record, for the end of its lease, or for the deadline."""
-        watched = isinstance(self._store, WatchableStore)
-        woken = threading.Event()
-        longest = _WATCHED_POLL if watched else min(_LAST_POLL, _FIRST_POLL * 1.5**polls)
-        lease_left = max(record.lease_left or 0.0, 0.001)
-        watch = self._store.watch(flight.key, woken.set) if isinstance(self._store, WatchableStore) else nullcontext()
-        with watch:
-            if watched:
-                with suppress(IdempotencyError):  # the claim that follows meets it too, and tells it
-                    now = self._store.get(flight.key)
-                    if now is None or now.owner != record.owner or (now.lease_left or 0.0) <= 0:
-                        return  # it changed before it was watched: it ended, or was left in doubt
-            pause = longest * random.uniform(0.5, 1.0)  # noqa: S311 (spreads polls)
-            woken.wait(max(0.0, min(pause, lease_left, deadline - time.monotonic())))
+        woken, entered, ended_by = threading.Event(), False, None
+
+        def rest(*, watched: bool) -> None:
+            woken.wait(decisions.pause(polls, record.lease_left, deadline - time.monotonic(), watched=watched))
+
+        if hasattr(self._store, "watch"):
+            watchable = cast("WatchableStore", self._store)
+            # What fails is the watch alone: a notification that was lost.
+            with suppress(Exception), watchable.watch(flight.key, woken.set):
+                entered = True
+                try:
+                    changed = self._look(flight, record)
+                    if not changed:
+                        rest(watched=changed is False)
+                except BaseException as error:
+                    ended_by = error
+                    raise
+            if ended_by is not None:  # the watch failed on top of it
+                raise ended_by
+        if not entered:
+            rest(watched=False)
+
+    def _look(self, flight: Flight, record: Record) -> bool | None:
+        """Say whether the record has changed before it was watched; None: who knows."""
+        try:
+            return decisions.changed_since(record, self._store.get(flight.key))
+        except Exception:  # noqa: BLE001 (the claim that follows meets it too, and tells it)
+            return None
 
     # -- leaving -------------------------------------------------------------------------------------------------
 
@@ -314,9 +293,10 @@ class SyncDriver:
                 stored = self._store.complete(
                     flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl
                 )
-            except StoreError as error:
-                if flight.attempt and time.monotonic() + _COMPLETE_RETRY < flight.stands_until:
-                    time.sleep(_COMPLETE_RETRY)
+            except Exception as error:  # noqa: BLE001 (whatever it is, the caller gets the value)
+                error = failure(error)
+                if answers.is_stored_later(flight, error):
+                    time.sleep(decisions.COMPLETE_RETRY)
                     continue
                 self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
                 offering = self._hub.renewer.offer(flight, outcome)
@@ -326,7 +306,7 @@ class SyncDriver:
                 self._hub.flights.finish(flight, None, outcome=outcome)
             else:
                 self._hub.lost(flight)
-            return stored
+            return bool(stored)
 
     def end(self, flight: Flight, error: BaseException) -> None:
         """`settle`, if that is still to be done."""
@@ -371,9 +351,9 @@ class SyncDriver:
                 else:
                     self._hub.renewer.land(flight)
                     held = self._store.renew(key, owner=flight.owner, lease=0.0, ttl=terms.policy.ttl)
-            except StoreError as failed:
+            except Exception as raised:  # noqa: BLE001 (the original is what is raised)
                 if last:
-                    terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failed)
+                    terms.teller.tell(EventKind.STORE_FAILED, key, flight.attempt, error=failure(raised))
             else:
                 answers.left_behind(flight, end, error, held=held)
                 return

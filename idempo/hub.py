@@ -7,18 +7,22 @@ It holds no configuration.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from idempo import _fork
-from idempo.flights import LOOK_AGAIN, Flight, Flights
-from idempo.renewal import Renewer
+from idempo.flights import LOOK_AGAIN, Flight, Flights, Phase
+from idempo.records import EventKind
+from idempo.renewal import Renewer, Schedule
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 _POOL_SIZE: Final = 8
+
+_RUNNING: Final = Phase.RUNNING  # reading a member off its class is a call into Python until 3.12
 
 
 class Hub:
@@ -28,7 +32,7 @@ class Hub:
         self.flights = Flights()
         self.loops: dict[Any, Any] = {}
         """Renewers by event loop, for an async store; those of closed loops go when the next loop comes."""
-        self._blocking = blocking
+        self.blocking = blocking
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self.renewer = Renewer(self.lost, self.flights.dismiss) if blocking else _shared_renewer()
@@ -43,6 +47,33 @@ class Hub:
                 self._pool = ThreadPoolExecutor(_POOL_SIZE, thread_name_prefix="idempo")
             return self._pool
 
+    def starts(self, flight: Flight, claim_new: Any) -> bool:
+        """Claim a new key in one step, if that is all there is to do; else the driver finds out what else there is."""
+        now = time.monotonic()
+        if self.flights.seat(flight, now) is not flight:
+            return False
+        flight.asked_at = now
+        policy = flight.terms.policy
+        try:
+            token = claim_new(flight.id, flight.owner, flight.fingerprint, policy.lease, policy.ttl)
+        except Exception:  # noqa: BLE001 (a short cut, and no more: the claim is made by the same owner)
+            return False
+        if token is None:
+            return False
+        flight.attempt, flight.token = 1, token
+        self.begin(flight, self.renewer)
+        return True
+
+    def begin(self, flight: Flight, renewer: Schedule, *, took_over: bool = False) -> None:
+        """The key is the flight's: keep it so while the function runs."""
+        policy = flight.terms.policy
+        if took_over:
+            flight.terms.teller.tell(EventKind.TAKEN_OVER, flight.key, flight.attempt)
+        flight.stands_until = flight.asked_at + policy.lease
+        if policy.max_run > 0:
+            renewer.add(flight)
+        flight.phase = _RUNNING  # last: up to here nothing can have run
+
     def lost(self, flight: Flight) -> None:
         """The flight's lease is gone: those who joined it claim anew."""
         self.flights.finish(flight, LOOK_AGAIN)
@@ -53,7 +84,7 @@ class Hub:
         self.loops = {}
         self._lock = threading.Lock()
         self._pool = None
-        self.renewer = Renewer(self.lost, self.flights.dismiss) if self._blocking else _shared_renewer()
+        self.renewer = Renewer(self.lost, self.flights.dismiss) if self.blocking else _shared_renewer()
 
 
 class _Hubs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import inspect
 import itertools
 import math
 import time
@@ -13,11 +14,12 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
-from idempo.errors import IdempotencyError, StoreError
+from idempo.decisions import failure
 from idempo.flights import Flight, Group, Room
 from idempo.hub import Hub
 from idempo.protocols import AsyncStore
-from idempo.renewal import Schedule
+from idempo.records import Key
+from idempo.renewal import Renewer, Schedule
 
 T = TypeVar("T")
 
@@ -121,6 +123,26 @@ async def pooled(context: AbstractContextManager[Any], hub: Hub) -> AsyncIterato
             await shielded(loop.run_in_executor(hub.pool, context.__exit__, None, None, None))
 
 
+async def answered(step: Any) -> Any:
+    """Return a direct store's answer, or await another's."""
+    return await shielded(step) if inspect.isawaitable(step) else step
+
+
+@asynccontextmanager
+async def watching(store: Any, key: Key, wake: Callable[[], object], hub: Hub) -> AsyncIterator[None]:
+    """Watch a key of any store that can be watched; ``wake`` may come from any thread."""
+    watch = store.watch(key, wake)
+    if hasattr(watch, "__aenter__"):
+        async with watch:
+            yield
+    elif getattr(store, "blocking", True):
+        async with pooled(watch, hub):
+            yield
+    else:
+        with watch:
+            yield
+
+
 _left: Final[set[asyncio.Task[None]]] = set()
 """What runs on though nobody waits for it: a loop itself keeps no task alive."""
 
@@ -201,7 +223,7 @@ class LoopRenewer(Schedule):
             else:
                 answer = await store.renew(flight.key, owner=flight.owner, lease=policy.lease, ttl=policy.ttl)
         except Exception as error:  # noqa: BLE001 (a store's bug must not end the renewal of its other calls)
-            answer = error if isinstance(error, IdempotencyError) else StoreError(f"{type(error).__name__}: {error}")
+            answer = failure(error)
         finally:
             self._busy_with = None
             self._landed.set()
@@ -219,3 +241,13 @@ def loop_renewer(hub: Hub) -> LoopRenewer:
             if left is not None:
                 found.adopt(left)
     return found
+
+
+async def landed(flight: Flight, renewer: LoopRenewer | Renewer, hub: Hub) -> None:
+    """Wait until no renewal of this removed flight is under way, at most for its lease."""
+    if isinstance(renewer, LoopRenewer):
+        await renewer.land(flight)
+    elif hub.blocking:
+        await asyncio.get_running_loop().run_in_executor(hub.pool, renewer.land, flight)
+    else:
+        renewer.land(flight)

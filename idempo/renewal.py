@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
-from idempo.errors import IdempotencyError, StoreError
+from idempo.decisions import failure
 from idempo.flights import Flight
 from idempo.protocols import Store
 from idempo.records import EventKind
@@ -177,7 +177,7 @@ class Renewer(Schedule):
             else:
                 answer = store.renew(flight.key, owner=flight.owner, lease=policy.lease, ttl=policy.ttl)
         except Exception as error:  # noqa: BLE001 (a store's bug must not end the renewal of its other calls)
-            answer = error if isinstance(error, IdempotencyError) else StoreError(f"{type(error).__name__}: {error}")
+            answer = failure(error)
         finally:
             with self._changed:
                 self._busy_with = None

@@ -159,9 +159,11 @@ class WatchedBlockingStore(BlockingStore):
         self.threads.add(threading.current_thread())
         with self.inner.watch(key, wake):
             self.watching += 1
-            yield
-            self.watching -= 1
-            self.threads.add(threading.current_thread())
+            try:
+                yield
+            finally:
+                self.watching -= 1
+                self.threads.add(threading.current_thread())
 
 
 def hold_elsewhere(store: Any, lease: float = 60.0) -> None:

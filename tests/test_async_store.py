@@ -16,7 +16,6 @@ from idempo import (
     Idempotency,
     InProgressError,
     ReentrantCallError,
-    StoreError,
     current_operation,
 )
 from idempo.hub import hub_of
@@ -366,36 +365,6 @@ def test_a_call_elsewhere_that_outlasts_the_wait(make: Callable[[], Any]) -> Non
     assert getattr(store, "watching", 0) == 0
 
 
-@pytest.mark.parametrize("make", [WatchedStore, WatchedBlockingStore])
-@pytest.mark.parametrize("fault", ["get", "watch", "unwatch"])
-def test_a_watch_that_fails_is_a_notification_that_was_lost(make: Callable[[], Any], fault: str) -> None:
-    """Behaviours 19, 32: the call polls instead, and gets the outcome."""
-    store = make()
-    hold_elsewhere(store)
-    guard, effect = Idempotency(store, wait=20), Effect()
-    inner_watch = store.inner.watch
-
-    @contextmanager
-    def watch(key: Any, wake: Any) -> Any:
-        if fault == "watch":
-            raise StoreError("cannot subscribe")
-        with inner_watch(key, wake):
-            yield
-        raise StoreError("cannot unsubscribe")
-
-    if fault == "get":
-        store.inner.get = lambda key: (_ for _ in ()).throw(StoreError("cannot read"))
-    else:
-        store.inner.watch = watch
-
-    async def main() -> int:
-        call = asyncio.ensure_future(guard.run_async("k", effect))
-        asyncio.get_running_loop().call_later(0.05, complete_elsewhere, store, "theirs")
-        return await asyncio.wait_for(call, 5)
-
-    assert asyncio.run(main()) == "theirs"
-
-
 def test_a_watch_that_is_cancelled_on_its_way_is_left_again() -> None:
     """Behaviours 15, 30: the worker thread may enter after the waiter was told to go."""
     store = WatchedBlockingStore()
@@ -424,21 +393,3 @@ def test_a_watch_that_is_cancelled_on_its_way_is_left_again() -> None:
     asyncio.run(main())
     assert store.watching == 0
     assert store.inner._watchers == {}
-
-
-def test_a_change_between_claim_and_watch_is_not_missed() -> None:
-    """Behaviour 19: whoever watches looks again, and claims at once when the holder is gone."""
-    store = WatchedStore()
-    hold_elsewhere(store)
-    watch = store.inner.watch
-
-    @contextmanager
-    def late(key: Any, wake: Any) -> Any:
-        complete_elsewhere(store, "theirs")
-        with watch(key, wake):
-            yield
-
-    store.inner.watch = late  # type: ignore[method-assign]
-    started = time.monotonic()
-    assert asyncio.run(Idempotency(store, wait=20).run_async("k", Effect())) == "theirs"
-    assert time.monotonic() - started < 0.5

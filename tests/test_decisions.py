@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from idempo import RERUN, Claim, Policy, Record, State
-from idempo.decisions import Do, End, after_claim, after_error, agree
+from idempo.decisions import Do, End, after_claim, after_error, agree, changed_since, pause
 
 A, B = b"a" * 33, b"b" * 33
 
@@ -132,3 +132,43 @@ def test_nothing_is_declared_by_default() -> None:
     """Behaviour 29: an exception becomes an outcome only on request."""
     assert after_error(DeclaredError(), Policy()) is End.RELEASE
     assert after_error(DeclaredError(), Policy(in_doubt="raise")) is End.DOUBT
+
+
+def test_polls_come_less_and_less_often_for_as_long_as_anybody_waits() -> None:
+    """Behaviour 13: from a hundredth of a second to half a one, each a little early or late; no number is too large."""
+    longest = [max(pause(polls, 1000.0, 1000.0, watched=False) for _ in range(200)) for polls in (1, 2, 4, 8, 1_000)]
+    assert longest == sorted(longest)
+    assert longest[0] <= 0.015
+    assert 0.4 < longest[-1] <= 0.5
+    for polls in (1, 1_750, 10**9):
+        assert 0.005 <= pause(polls, 1000.0, 1000.0, watched=False) <= 0.5
+        assert 1.0 <= pause(polls, 1000.0, 1000.0, watched=True) <= 2.0
+    assert len({pause(5, 1000.0, 1000.0, watched=False) for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_nobody_pauses_beyond_the_lease_or_his_own_deadline(watched: bool) -> None:
+    """Behaviours 13, 14: nor does anybody spin on a lease that is just out."""
+    assert pause(1000, 0.05, 1000.0, watched=watched) == 0.05
+    assert pause(1000, 1000.0, 0.03, watched=watched) == 0.03
+    assert pause(1000, 1000.0, -1.0, watched=watched) == 0.0
+    for left in (None, 0.0, -60.0):
+        assert pause(1000, left, 1000.0, watched=watched) == 0.001
+
+
+@pytest.mark.parametrize(
+    ("now", "changed"),
+    [
+        (None, True),
+        (Record(State.RUNNING, A, 1, 1, "one", None, 9.0, 99.0), False),
+        (Record(State.RUNNING, A, 1, 1, "one", None, 0.001, 99.0), False),
+        (Record(State.RUNNING, A, 1, 1, "one", None, 0.0, 99.0), True),
+        (Record(State.RUNNING, A, 1, 1, "one", None, -1.0, 99.0), True),
+        (Record(State.RUNNING, A, 2, 2, "another", None, 9.0, 99.0), True),
+        (Record(State.COMPLETED, A, 1, 1, "one", b"x", None, 99.0), True),
+        (Record(State.RELEASED, A, 1, 1, "one", None, None, 99.0), True),
+    ],
+)
+def test_what_is_worth_another_claim(now: Record | None, changed: bool) -> None:
+    """Behaviours 13, 19: whatever is no longer the live claim that was seen."""
+    assert changed_since(Record(State.RUNNING, A, 1, 1, "one", None, 10.0, 100.0), now) is changed

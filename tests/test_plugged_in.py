@@ -12,19 +12,27 @@ from idempo import (
     Event,
     Idempotency,
     Key,
+    LeaseLostError,
     MemoryStore,
     PickleCodec,
+    RecordError,
     Resolved,
     ResultLostError,
     ResultNotStoredError,
     State,
+    StoreError,
 )
 from idempo.hub import hub_of
 from idempo.testing import AsyncFlakyStore, FakeClock, FlakyStore
 from tests.async_support import SlowStore
 
 KEY = Key("default", "k")
-COLOURS = ["sync", "direct", "async"]  # the last two: coroutines, on a store that never blocks and on one that waits
+COLOURS = [
+    "sync",
+    "direct",
+    "pooled",
+    "async",
+]  # coroutines: on a store that never blocks, one that does, one of theirs
 
 
 @pytest.fixture(params=COLOURS)
@@ -43,6 +51,7 @@ class Calls:
             store = AsyncFlakyStore(SlowStore(self.inner), fail, error=error)
         else:
             store = FlakyStore(self.inner, fail, error=error)
+            store.blocking = colour == "pooled"  # type: ignore[attr-defined]
         self.store = store
         self.runs = 0
         self.events: list[Event] = []
@@ -67,11 +76,6 @@ class Calls:
     @property
     def kinds(self) -> list[str]:
         return [event.kind.value for event in self.events]
-
-
-def gone(call: Any) -> BaseException:
-    """What a client's library raises."""
-    return ConnectionError("payload 4711")
 
 
 # -- codecs and seals ------------------------------------------------------------------------------------------------
@@ -181,3 +185,164 @@ def test_what_a_probe_found_and_nothing_can_seal_stays_in_doubt(colour: str) -> 
     assert caught.value.result == "seen"
     assert calls("again") == "seen"
     assert calls.runs == 1
+
+
+# -- stores ----------------------------------------------------------------------------------------------------------
+
+
+def gone(call: Any) -> BaseException:
+    """Return what a client's library raises, and a store has let through."""
+    return ConnectionError("payload 4711")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("method", ["claim", "complete"])
+def test_whatever_a_store_raises_once_is_tried_again(colour: str, method: str, when: Any) -> None:
+    """Behaviour 34: as a StoreError is; the function runs once."""
+    calls = Calls(colour, [(method, 1, when)], error=gone)
+    assert calls("paid") == "paid"
+    assert calls("paid twice") == "paid"
+    assert (calls.runs, calls.kinds, calls.store.count("release")) == (1, ["executed", "replayed"], 0)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("policy", "method"), [("rerun", "release"), ("raise", "renew")])
+def test_an_end_that_fails_in_whatever_way_is_tried_once_more(colour: str, policy: Any, method: str, when: Any) -> None:
+    """Behaviour 34: the key is free, or in doubt, at once."""
+    calls = Calls(colour, [(method, 1, when)], error=gone, in_doubt=policy)
+    with pytest.raises(OSError, match="no"):
+        calls(OSError("no"))
+    assert calls.kinds == ["released" if method == "release" else "in_doubt"]
+    assert calls.store.count(method) == 2
+
+
+def test_a_claim_that_fails_in_whatever_way_is_a_store_error(colour: str) -> None:
+    """Behaviours 32, 34: told, with its key and its cause; nothing ran, and the key is free."""
+    calls = Calls(colour, [("claim", 1, "before"), ("claim", 2, "after")], error=gone)
+    with pytest.raises(StoreError) as caught:
+        calls()
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    assert caught.value.key == KEY
+    assert "ConnectionError" in str(caught.value)
+    assert "4711" not in str(caught.value)
+    assert (calls.runs, calls.kinds, calls.store.count("claim")) == (0, ["store_failed"], 2)
+    assert isinstance(calls.events[0].error, StoreError)
+    assert calls("paid") == "paid"
+
+
+def test_a_claim_that_fails_in_whatever_way_is_done_without_on_request(colour: str) -> None:
+    """Behaviour 32: store_errors="run"."""
+    calls = Calls(colour, [("claim", None, "before")], error=gone, store_errors="run")
+    assert calls("paid") == "paid"
+    assert calls.kinds[0] == "store_failed"
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("store_errors", ["raise", "run"])
+def test_an_outcome_that_fails_in_whatever_way_is_with_the_error(colour: str, store_errors: Any) -> None:
+    """Behaviour 33: nothing is released, and local duplicates get the value."""
+    calls = Calls(colour, [("complete", None, "before")], error=gone, lease=0.15, store_errors=store_errors)
+    if store_errors == "run":
+        assert calls("paid") == "paid"
+    else:
+        with pytest.raises(ResultNotStoredError) as caught:
+            calls("paid")
+        assert caught.value.result == "paid"
+    assert (calls.kinds, calls.store.count("release")) == (["store_failed"], 0)
+    assert isinstance(calls.events[0].error, StoreError)
+    assert calls("paid twice") == "paid"
+    assert calls.runs == 1
+
+
+def test_a_record_that_cannot_be_read_at_its_end_leaves_the_caller_its_value(colour: str) -> None:
+    """Behaviours 33, 35: it is not written over, and to try again at once would change nothing."""
+    calls = Calls(colour, [("complete", None, "before")], error=lambda call: RecordError("damaged"))
+    with pytest.raises(ResultNotStoredError) as caught:
+        calls("paid")
+    assert caught.value.result == "paid"
+    assert (calls.kinds, calls.store.count("complete"), calls.store.count("release")) == (["store_failed"], 1, 0)
+
+
+@pytest.mark.parametrize("store_errors", ["raise", "run"])
+def test_what_a_probe_found_stays_in_doubt_whatever_the_store_raises(colour: str, store_errors: Any) -> None:
+    """Behaviours 26, 32: the effect has happened; it is not run again."""
+    probe = lambda key: Resolved("seen")  # noqa: E731 (shorter)
+    calls = Calls(colour, [("complete", 1, "before")], error=gone, in_doubt=probe, store_errors=store_errors)
+    with pytest.raises(OSError, match="maybe"):
+        calls(OSError("maybe"))
+    if store_errors == "run":
+        assert calls("again") == "seen"
+    else:
+        with pytest.raises(StoreError) as caught:
+            calls("again")
+        assert caught.value.key == KEY
+    assert calls("again") == "seen"
+    assert calls.runs == 1
+
+
+@pytest.mark.parametrize("answer", [None, True, "claimed"])
+def test_a_claim_that_is_none_lets_nothing_run(colour: str, answer: Any) -> None:
+    """Behaviour 32: a store that answers it is not one that fails, for which the policy could say: run."""
+    calls = Calls(colour)
+    calls.inner.claim = lambda key, **options: answer  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match="not a Claim") as caught:
+        calls()
+    assert caught.value.key == KEY
+    if answer is None:
+        assert str(caught.value) == "claim answered None, not a Claim"
+    assert "claimed" not in str(caught.value)
+    assert (calls.runs, calls.kinds) == (0, ["store_failed"])
+    assert len(hub_of(calls.store).flights) == 0
+
+
+def test_a_claim_that_is_none_is_done_without_on_request(colour: str) -> None:
+    """Behaviour 32: store_errors="run"."""
+    calls = Calls(colour, store_errors="run")
+    calls.inner.claim = lambda key, **options: None  # type: ignore[method-assign, assignment, return-value]
+    assert calls("paid") == "paid"
+    assert calls.kinds[0] == "store_failed"
+
+
+def test_a_complete_that_answers_nothing_is_a_lost_lease(colour: str) -> None:
+    """Behaviour 22: nobody said that the outcome stands; the caller has its value."""
+    calls = Calls(colour)
+    calls.inner.complete = lambda key, **options: None  # type: ignore[method-assign, assignment, return-value]
+    with pytest.raises(LeaseLostError) as caught:
+        calls("paid")
+    assert caught.value.result == "paid"
+
+
+class ShortCuts(MemoryStore):
+    """A store whose short cuts fail."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+        self.asked: list[str] = []
+
+    def claim(self, key: Key, **options: Any) -> Any:
+        return super().claim(key, **options)
+
+    def near(self, namespace: str, value: str) -> Any:
+        self.asked.append("near")
+        raise self.error
+
+    def claim_new(self, *args: Any) -> Any:
+        self.asked.append("claim_new")
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ConnectionError(), StoreError(), RecordError()])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_short_cut_that_fails_is_not_taken(is_async: bool, error: Exception) -> None:
+    """Behaviours 32, 34: the claim behind it says what there is."""
+    store = ShortCuts(error)
+    guard = Idempotency(store)
+
+    async def effect() -> str:
+        return "paid"
+
+    for _ in range(2):
+        assert (asyncio.run(guard.run_async("k", effect)) if is_async else guard.run("k", lambda: "paid")) == "paid"
+    assert store.asked == ["near", "claim_new"] * 2
+    assert (guard.stats().executed, guard.stats().replayed, guard.stats().store_failed) == (1, 1, 0)
