@@ -20,15 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m idempo", description="Makes any operation safe to repeat.", allow_abbrev=False
     )
     add_parser(parser.add_subparsers(metavar="COMMAND", required=True))
+    if sys.stderr is None:  # closed by whoever started the process: what is told there goes nowhere
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
     options = parser.parse_args(argv)
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
     except KeyboardInterrupt:  # where a command had nothing to bring to its end
         return 130
-    except BrokenPipeError:  # whoever read the report has seen enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        return 1
     return code
 
 

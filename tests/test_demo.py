@@ -650,13 +650,51 @@ def test_ctrl_c_twice_ends_it_at_once(tmp_path: Path) -> None:
     assert err == "stopped at once\n"
 
 
+def closing_at_start(redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a shell does with the redirection."""
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "idempo", "demo", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_standard_output_that_is_closed(tmp_path: Path) -> None:
+    """Where no report can be given nothing is begun: a clear line, exit code 2."""
+    ended = closing_at_start(">&-", "--store", url(tmp_path / "demo.db"))
+    assert (ended.returncode, ended.stderr) == (2, "idempo demo: standard output is closed\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a Linux device that is always full")
+def test_a_report_that_cannot_be_written(tmp_path: Path) -> None:
+    """It is told in one line what went wrong, and what the report would have said; the exit code is 2."""
+    path, store = tmp_path / "deliveries.jsonl", tmp_path / "demo.db"
+    path.write_bytes(lines(charge("evt_1")))
+    said = "idempo demo: the report could not be written: No space left on device; the ledger is"
+    ended = closing_at_start(">/dev/full", str(path), "--store", url(store))
+    assert (ended.returncode, ended.stderr) == (2, f"{said} right\n")
+    with closing(sqlite3.connect(store)) as db, db:
+        db.execute("DELETE FROM demo_ledger")
+    ended = closing_at_start(">/dev/full", str(path), "--store", url(store))
+    assert (ended.returncode, ended.stderr) == (2, f"{said} WRONG\n")
+
+
+def test_standard_error_that_is_closed(tmp_path: Path) -> None:
+    """Nobody hears how far it is; the work is done and the report given all the same, and so are exit codes."""
+    path = tmp_path / "deliveries.jsonl"
+    path.write_bytes(lines(charge("evt_1")) + b"not json\n")
+    ended = closing_at_start("2>&-", str(path))
+    assert ended.returncode == 0
+    assert "The ledger is right: 1 entry" in ended.stdout
+    ended = closing_at_start("2>&-", "no such file")
+    assert (ended.returncode, ended.stdout) == (2, "")
+
+
 def test_whoever_reads_the_report_may_stop_reading() -> None:
-    """A reader that closes the pipe early gets no traceback."""
+    """A reader that closes the pipe early gets no traceback, and an exit code that says nothing of the ledger."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "idempo", "demo", "--work", "0"]
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writer)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     assert "BrokenPipe" not in ended.stderr

@@ -21,7 +21,7 @@ from idempo import Idempotency, IdempotencyError, MemoryStore
 from idempo.demo.feeding import feed
 from idempo.demo.handling import Handler
 from idempo.demo.interrupts import Interrupts
-from idempo.demo.ledger import Expectation, Ledger, audit
+from idempo.demo.ledger import Expectation, Ledger, Verdict, audit
 from idempo.demo.progress import Progress
 from idempo.demo.report import Report, as_json, as_text
 from idempo.demo.workers import Workers
@@ -50,12 +50,13 @@ units) and "data.object.currency". What is in "delivery" belongs to the delivery
 """
 
 _EPILOG: Final = """\
-Exit codes: 0 the ledger is right; 1 it is wrong; 2 the command line, the input or the store is unusable; 130 Ctrl-C.
+Exit codes: 0 the ledger is right; 1 it is wrong; 2 the command line, the input, the store or the output is unusable;
+130 Ctrl-C.
 """
 
 
 class _UnusableError(Exception):
-    """Says why the input or the store cannot be used."""
+    """Says why the input, the store or the output cannot be used."""
 
 
 @attrs.frozen
@@ -160,17 +161,36 @@ def run(options: argparse.Namespace) -> int:
     # What the library would log, the demo tells itself, by line of the input.
     logging.getLogger("idempo").addHandler(logging.NullHandler())
     try:
+        if sys.stdout is None:
+            raise _UnusableError("standard output is closed")
         with ExitStack() as stack:
             stream, source = stack.enter_context(_input(options.file))
             ledger, store = _open(options.store, stack)
             report, code = _work_through(options, stream, source, ledger, store)
+        _print(as_json(report) if options.json else as_text(report), report.verdict)
     except _UnusableError as problem:
         print(f"idempo demo: {problem}", file=sys.stderr)
         return USAGE
-    text = as_json(report) if options.json else as_text(report)
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))  # a file's name can hold anything
+    except BrokenPipeError:  # whoever read the report has seen enough of it, and needs no word more
+        return USAGE
     return code
+
+
+def _print(report: str, verdict: Verdict) -> None:
+    """Write the report to standard output, and see it arrive."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(report.encode(encoding, "backslashreplace").decode(encoding))  # a file's name can hold anything
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer goes nowhere, or Python would complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        ledger = "right" if verdict.right else "WRONG"
+        raise _UnusableError(
+            f"the report could not be written: {error.strerror or error}; the ledger is {ledger}"
+        ) from None
 
 
 def _work_through(
