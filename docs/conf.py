@@ -68,7 +68,9 @@ def resolve(
 
 def show_public_bases(_app: Sphinx, _name: str, _obj: type, _options: Any, bases: list[type]) -> None:
     """Show the nearest public class instead of a private one that only shares code."""
-    bases[:] = [base.__bases__[0] if base.__name__.startswith("_") else base for base in bases]
+    bases[:] = [
+        getattr(base, "__origin__", base).__bases__[0] if base.__name__.startswith("_") else base for base in bases
+    ]
 
 
 def setup(app: Sphinx) -> None:

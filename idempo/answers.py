@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
+from types import CoroutineType
 from typing import Any, Final, TypeAlias
 
 from idempo.decisions import COMPLETE_RETRY, Do, End, after_claim
@@ -61,6 +62,15 @@ def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, att
     if kind is Kind.ERROR:
         raise content
     raise ResultLostError(f"the operation ran, but its outcome was not kept: {content}", key=Key(*id_))
+
+
+def coroutine_returned(fn: object, coroutine: CoroutineType[Any, Any, Any]) -> TypeError:
+    """Close what a plain function returned, so that nothing of it runs, and return the error to raise."""
+    coroutine.close()
+    name = getattr(fn, "__qualname__", type(fn).__name__)
+    return TypeError(
+        f"{name}() returned a coroutine, which is nothing to keep: make it an `async def` function, or use run_async()"
+    )
 
 
 def replay_record(terms: Terms, id_: Id, record: Record) -> Any:

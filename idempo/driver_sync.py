@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import CoroutineType
 from typing import Any, cast
 
 from idempo import answers, decisions
@@ -59,6 +60,9 @@ class SyncDriver:
                 flight.value, flight.returned = fn(*args, **kwargs), True
             finally:
                 _current.set(outer)
+            if type(flight.value) is CoroutineType:
+                flight.returned = False
+                raise answers.coroutine_returned(fn, flight.value)
             return self.complete(flight)
         except BaseException as error:
             try:

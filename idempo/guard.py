@@ -27,10 +27,13 @@ from idempo.telling import Counts, total
 from idempo.terms import AnyStore
 from idempo.upkeep import ask, ask_async, forget, lookup, resolve
 from idempo.wrapping import (
+    call_coroutine,
     digests,
     is_coroutine_function,
+    is_simple,
     make_terms,
     namespace_of,
+    refuse_generators,
     run_unguarded,
     run_unguarded_async,
     wrap,
@@ -104,11 +107,14 @@ class Idempotency:
             **kwargs: Its keyword arguments.
 
         Raises:
-            TypeError: ``fn`` is a coroutine function (``run_async`` is meant), or the store is an AsyncStore.
+            TypeError: ``fn`` is a generator or a coroutine function, or returns a coroutine (use ``run_async``); or the
+                store is an AsyncStore.
             IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
         """
-        if is_coroutine_function(fn):
-            raise TypeError("run() is for plain functions; for a coroutine function use `await run_async(...)`")
+        if not is_simple(fn):
+            refuse_generators(fn)
+            if is_coroutine_function(fn):
+                raise TypeError("run() is for plain functions; for a coroutine function use `await run_async(...)`")
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
             return run_unguarded(Key(*id_), fn, args, kwargs)
@@ -117,16 +123,21 @@ class Idempotency:
     async def run_async(
         self, key: Any, fn: Callable[..., Awaitable[R]], /, *args: Any, payload: Any = _UNSET, **kwargs: Any
     ) -> R:
-        """`run` for a coroutine function, on any store.
+        """`run` for a coroutine function, or for what returns an awaitable, on any store.
+
+        A function that returns no awaitable has run all the same, so what it returns is the outcome.
 
         Raises:
+            TypeError: ``fn`` is a generator.
             IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
         """
+        if not is_simple(fn):
+            refuse_generators(fn)
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
-            return cast("R", await run_unguarded_async(Key(*id_), fn, args, kwargs))
+            return cast("R", await run_unguarded_async(Key(*id_), call_coroutine, (fn, *args), kwargs))
         fingerprint = self._fingerprint(payload, args, kwargs)
-        return cast("R", await self._drivers.coroutine.run(id_, fingerprint, fn, args, kwargs))
+        return cast("R", await self._drivers.coroutine.run(id_, fingerprint, call_coroutine, (fn, *args), kwargs))
 
     def operation(self, key: Any, *, payload: Any = None) -> OperationBlock:
         """Guard a block of code, entered by ``with`` or, on any store, by ``async with``.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from types import FunctionType, MethodType
+from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Final, TypeVar, cast
 
+from idempo import answers
 from idempo._methods import Questions, equip
 from idempo.choosing import Drivers
 from idempo.codecs import JsonCodec, return_annotation
@@ -23,6 +24,10 @@ from idempo.terms import AnyStore, Terms
 from idempo.upkeep import is_async
 
 R = TypeVar("R")
+
+_SPECIAL: Final = (
+    inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+)
 
 _METHODS: Final = ("claim", "complete", "release", "renew", "get", "delete")  # an AsyncStore's too
 
@@ -48,6 +53,29 @@ def is_coroutine_function(fn: Any) -> bool:
     if isinstance(fn, FunctionType | MethodType):
         return inspect.iscoroutinefunction(fn)
     return any(inspect.iscoroutinefunction(one) for one in (fn, type(fn).__call__))
+
+
+def is_simple(fn: Any) -> bool:
+    """Whether this is a function that is certainly no coroutine function and no generator: most are, and told fast."""
+    return type(fn) is FunctionType and not fn.__code__.co_flags & _SPECIAL and not fn.__dict__
+
+
+def refuse_generators(fn: Any) -> None:
+    """Refuse what gives a generator, of either colour.
+
+    Raises:
+        TypeError: It does.
+    """
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in (fn, type(fn).__call__)):
+        raise TypeError(f"{_name_of(fn)} is a generator: its end cannot be an outcome; guard what consumes it")
+
+
+async def call_coroutine(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a coroutine function, or what returns an awaitable. What is none is the value: its function has run."""
+    value = fn(*args, **kwargs)
+    if type(value) is CoroutineType or inspect.isawaitable(value):
+        return await value
+    return value
 
 
 def make_terms(
@@ -85,9 +113,12 @@ def run_unguarded(key: Key, fn: Callable[..., R], args: tuple[Any, ...], kwargs:
     """Run the function as if nothing guarded it, with an operation to ask."""
     reset = _current.set(Operation(key))
     try:
-        return fn(*args, **kwargs)
+        value = fn(*args, **kwargs)
     finally:
         _current.reset(reset)
+    if isinstance(value, CoroutineType):
+        raise answers.coroutine_returned(fn, value)
+    return value
 
 
 async def run_unguarded_async(key: Key, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -139,8 +170,7 @@ def wrap(
     Raises:
         TypeError: The function cannot be guarded, or not so.
     """
-    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in (fn, type(fn).__call__)):
-        raise TypeError(f"{_name_of(fn)} is a generator: its end cannot be an outcome; guard what consumes it")
+    refuse_generators(fn)
     is_coroutine = is_coroutine_function(fn)
     resolve = compile_call(fn, key=key, payload=payload, ignore=ignore, fingerprinter=digests(fingerprinter))
     if is_async(store) and not is_coroutine:
@@ -200,11 +230,14 @@ def _wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> An
 def _async_wrapper(fn: Any, terms: Terms, namespace: str, resolve: CompiledCall) -> Any:
     run = Drivers(terms).coroutine.run
 
+    sure = isinstance(fn, FunctionType) and fn.__code__.co_flags & inspect.CO_COROUTINE
+    body = fn if sure else functools.partial(call_coroutine, fn)
+
     @functools.wraps(fn)
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         value, fingerprint = resolve(*args, **kwargs)
         if unguarded.depth:
-            return await run_unguarded_async(Key(namespace, value), fn, args, kwargs)
-        return await run((namespace, value), fingerprint, fn, args, kwargs)
+            return await run_unguarded_async(Key(namespace, value), body, args, kwargs)
+        return await run((namespace, value), fingerprint, body, args, kwargs)
 
     return wrapper
