@@ -16,9 +16,9 @@ import attrs
 
 from idempo.keys import CompiledCall
 from idempo.records import Key, Stats
-from idempo.telling import Counts, total
-from idempo.terms import AnyStore
-from idempo.upkeep import ask, ask_async, forget, lookup
+from idempo.telling import total
+from idempo.terms import Terms
+from idempo.upkeep import Steps, ask, ask_async, forget, lookup, resolve
 
 _UNSET: Final[Any] = object()
 
@@ -29,26 +29,24 @@ class Questions:
 
     name: str
     namespace: str
-    store: AnyStore
-    resolve: CompiledCall
+    terms: Terms
+    compiled: CompiledCall
     is_coroutine: bool
     of_class: bool
     """Whether it is a class method: what binds one is Python's own, and does not hand the class on."""
     has_force: bool
     """Whether the function has a parameter of this name itself."""
     rewrap: Callable[..., Any]
-    counts: Counts
 
     def key_for(self, /, *args: Any, **kwargs: Any) -> Key:
         """Return the key of a call."""
         if self.of_class and not isinstance(args[0] if args else kwargs.get("cls"), type):
             raise TypeError(f"{self.name}() is a class method: give the class first, here and to lookup and forget")
-        return Key(self.namespace, self.resolve(*args, **kwargs)[0])
+        return Key(self.namespace, self.compiled(*args, **kwargs)[0])
 
     def lookup(self, /, *args: Any, **kwargs: Any) -> Any:
         """Return the record of a call; a coroutine on a coroutine function."""
-        asked: Any = ask_async if self.is_coroutine else ask
-        return asked(self.store, lookup(self.key_for(*args, **kwargs)))
+        return self._ask(lookup(self.key_for(*args, **kwargs)))
 
     def forget(self, /, *args: Any, force: Any = _UNSET, **kwargs: Any) -> Any:
         """Forget a call; a coroutine on a coroutine function."""
@@ -57,8 +55,11 @@ class Questions:
                 f"{self.name}() has a parameter force of its own: give that one by its place here. To forget under a "
                 "live claim, delete key_for(...) from the store"
             )
-        asked: Any = ask_async if self.is_coroutine else ask
-        return asked(self.store, forget(self.key_for(*args, **kwargs), force=force is not _UNSET and bool(force)))
+        return self._ask(forget(self.key_for(*args, **kwargs), force=force is not _UNSET and bool(force)))
+
+    def resolve(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Give the outcome of a call by hand; a coroutine on a coroutine function."""
+        return self._ask(resolve(self.terms, self.key_for(*args, **kwargs), value))
 
     def options(self, **changes: Any) -> Any:
         """Return the function guarded with other options."""
@@ -66,7 +67,11 @@ class Questions:
 
     def stats(self) -> Stats:
         """Count this wrapper's events."""
-        return total([self.counts])
+        return total([self.terms.teller.counts])
+
+    def _ask(self, steps: Steps[Any]) -> Any:
+        asked: Any = ask_async if self.is_coroutine else ask
+        return asked(self.terms.store, steps)
 
 
 def equip(wrapper: Callable[..., Any], fn: Callable[..., Any], questions: Questions, *, is_method: bool) -> Any:
@@ -74,9 +79,9 @@ def equip(wrapper: Callable[..., Any], fn: Callable[..., Any], questions: Questi
     if is_method:
         return GuardedMethod(wrapper, fn, questions)
     attributes: Any = wrapper
-    for name in ("key_for", "lookup", "forget", "options", "stats"):
+    for name in ("key_for", "lookup", "forget", "resolve", "options", "stats"):
         setattr(attributes, name, getattr(questions, name))
-    attributes._counts = questions.counts
+    attributes._terms = questions.terms
     return wrapper
 
 
@@ -107,8 +112,8 @@ class GuardedMethod:
         return self
 
     @property
-    def _counts(self) -> Counts:
-        return self._questions.counts
+    def _terms(self) -> Terms:
+        return self._questions.terms
 
     def key_for(self, /, *args: Any, **kwargs: Any) -> Key:
         return self._questions.key_for(*args, **kwargs)
@@ -118,6 +123,9 @@ class GuardedMethod:
 
     def forget(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._questions.forget(*args, **kwargs)
+
+    def resolve(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return self._questions.resolve(value, *args, **kwargs)
 
     def options(self, **changes: Any) -> Any:
         return self._questions.options(**changes)
@@ -157,6 +165,9 @@ class BoundMethod(functools.partial[Any]):  # in C: a ``__call__`` of ours would
 
     def forget(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__.forget(self.__self__, *args, **kwargs)
+
+    def resolve(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__.resolve(value, self.__self__, *args, **kwargs)
 
     def options(self, **changes: Any) -> Any:
         return self.__func__.options(**changes).__get__(self.__self__, type(self.__self__))

@@ -7,7 +7,9 @@ from typing import Any, Final, Unpack, cast, overload
 
 from idempo.blocks import OperationBlock
 from idempo.choosing import Drivers
+from idempo.errors import FingerprintError, InvalidKeyError
 from idempo.fingerprint import PLAIN, Fingerprinter
+from idempo.flights import Id
 from idempo.guarded import AsyncGuarded, Decorator, Guarded, P, R
 from idempo.keys import (
     ALL_ARGUMENTS,
@@ -24,8 +26,8 @@ from idempo.protocols import Codec, Observer, Seal
 from idempo.records import Key, Record, Stats
 from idempo.stores.memory import MemoryStore
 from idempo.telling import Counts, total
-from idempo.terms import AnyStore
-from idempo.upkeep import ask, ask_async, forget, lookup, resolve
+from idempo.terms import AnyStore, Terms
+from idempo.upkeep import Steps, ask, ask_async, forget, lookup, resolve
 from idempo.wrapping import (
     call_coroutine,
     digests,
@@ -94,6 +96,7 @@ class Idempotency:
         self._terms = make_terms(self.store, policy=self.policy, codec=codec, seal=seal, observers=self._observers)
         self._drivers = Drivers(self._terms)
         self._counts: list[Counts] = [self._terms.teller.counts]
+        self._functions: dict[str, Terms] = {}  # decorated by this guard, by namespace
         self._fingerprinter = digests(fingerprinter)
 
     def run(self, key: Any, fn: Callable[..., R], /, *args: Any, payload: Any = _UNSET, **kwargs: Any) -> R:
@@ -118,7 +121,7 @@ class Idempotency:
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
             return run_unguarded(Key(*id_), fn, args, kwargs)
-        return cast("R", self._drivers.sync.run(id_, self._fingerprint(payload, args, kwargs), fn, args, kwargs))
+        return cast("R", self._drivers.sync.run(id_, self._fingerprint(id_, payload, args, kwargs), fn, args, kwargs))
 
     async def run_async(
         self, key: Any, fn: Callable[..., Awaitable[R]], /, *args: Any, payload: Any = _UNSET, **kwargs: Any
@@ -136,7 +139,7 @@ class Idempotency:
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
             return cast("R", await run_unguarded_async(Key(*id_), call_coroutine, (fn, *args), kwargs))
-        fingerprint = self._fingerprint(payload, args, kwargs)
+        fingerprint = self._fingerprint(id_, payload, args, kwargs)
         return cast("R", await self._drivers.coroutine.run(id_, fingerprint, call_coroutine, (fn, *args), kwargs))
 
     def operation(self, key: Any, *, payload: Any = None) -> OperationBlock:
@@ -162,8 +165,8 @@ class Idempotency:
         >>> op.result
         'placed'
         """
-        fingerprint = None if payload is None else self._fingerprinter(payload)
-        return OperationBlock(self._drivers, (self.namespace, key_text(key)), fingerprint)
+        id_ = (self.namespace, key_text(key))
+        return OperationBlock(self._drivers, id_, self._fingerprint(id_, payload, (), {}))
 
     @overload
     def idempotent(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncGuarded[P, R]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
@@ -225,7 +228,8 @@ class Idempotency:
                 seal=self._seal,
                 observers=(*self._observers, *observers),
             )
-            self._counts.append(wrapper._counts)
+            self._counts.append(wrapper._terms.teller.counts)
+            self._functions[f"{self.namespace}/{name}"] = wrapper._terms
             return wrapper
 
         return decorate if fn is None else decorate(fn)
@@ -237,7 +241,7 @@ class Idempotency:
             key: As for `run`. A decorated function has keys of its own: ask its wrapper.
 
         Raises:
-            InvalidKeyError: The key is none.
+            InvalidKeyError: The key is none, or of another namespace.
             RecordError: The record cannot be read.
             StoreError: The store did not answer.
             TypeError: The store is an AsyncStore.
@@ -252,12 +256,12 @@ class Idempotency:
         """Forget a key, so that the next call runs; say whether there was a record.
 
         Args:
-            key: As for `run`.
+            key: As for `run`; or the `Key` that an error or an event carries, also of a function of this guard.
             force: Forget it under a live claim too, whose call then ends with LeaseLostError.
 
         Raises:
             InProgressError: A live claim holds the key, and ``force`` was not given.
-            InvalidKeyError: The key is none.
+            InvalidKeyError: The key is none, or of another namespace.
             RecordError: The record cannot be read. One whose *outcome* alone cannot be read is forgotten.
             StoreError: The store did not answer.
             TypeError: The store is an AsyncStore.
@@ -274,7 +278,7 @@ class Idempotency:
         The record's fingerprint stays. A value that cannot be kept makes the outcome *lost*, as a function's does.
 
         Args:
-            key: As for `run`.
+            key: As for `run`; or the `Key` that an error or an event carries, also of a function of this guard.
             value: What duplicates get from now on, for ``ttl``.
 
         Returns:
@@ -282,25 +286,39 @@ class Idempotency:
 
         Raises:
             InProgressError: A live claim holds the key.
-            InvalidKeyError: The key is none.
+            InvalidKeyError: The key is none, or of another namespace.
             RecordError: The record cannot be read.
             StoreError: The store did not answer.
             TypeError: The store is an AsyncStore.
         """
-        return ask(self.store, resolve(self._terms, self._key(key), value))
+        return ask(self.store, self._resolve(key, value))
 
     async def resolve_async(self, key: Any, value: Any) -> bool:
         """`resolve` on any store."""
-        return await ask_async(self.store, resolve(self._terms, self._key(key), value))
+        return await ask_async(self.store, self._resolve(key, value))
 
     def stats(self) -> Stats:
         """Count the events of this guard and of the functions that it decorated."""
         return total(self._counts)
 
     def _key(self, key: Any) -> Key:
-        return Key(self.namespace, key_text(key))
+        if not isinstance(key, Key):
+            return Key(self.namespace, key_text(key))
+        if key.namespace == self.namespace or key.namespace.startswith(f"{self.namespace}/"):
+            return key
+        raise InvalidKeyError(
+            f"the key is of the namespace {key.namespace!r}, and this guard's is {self.namespace!r}", key=key
+        )
 
-    def _fingerprint(self, payload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
-        if payload is _UNSET:
-            return spelled_fingerprint(args, kwargs, self._fingerprinter)
-        return None if payload is None else self._fingerprinter(payload)
+    def _resolve(self, key: Any, value: Any) -> Steps[bool]:
+        found = self._key(key)
+        return resolve(self._functions.get(found.namespace, self._terms), found, value)
+
+    def _fingerprint(self, id_: Id, payload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+        try:
+            if payload is _UNSET:
+                return spelled_fingerprint(args, kwargs, self._fingerprinter)
+            return None if payload is None else self._fingerprinter(payload)
+        except FingerprintError as error:
+            error.key = Key(*id_)
+            raise

@@ -55,6 +55,8 @@ class _OfClass(_Keyed[P], Protocol[Q, _R_co, P, _Found_co, _Forgot_co]):
 
     def forget(self, *args: Any, force: bool = False, **kwargs: Any) -> _Forgot_co: ...
 
+    def resolve(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> _Forgot_co: ...
+
 
 class Guarded(_Keyed[P], Protocol[P, _R_co]):
     """A guarded function: the function's own signature, and what can be asked of its keys.
@@ -92,6 +94,24 @@ class Guarded(_Keyed[P], Protocol[P, _R_co]):
             RecordError: The record cannot be read. One whose *outcome* alone cannot be read is forgotten.
             StoreError: The store did not answer.
             TypeError: ``force`` was given, and the function has a parameter of that name itself.
+        """
+        ...
+
+    def resolve(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Give the outcome of the call with these arguments by hand, as `Idempotency.resolve` does.
+
+        Args:
+            value: What duplicates get from now on.
+            *args: The call's own arguments.
+            **kwargs: Likewise.
+
+        Returns:
+            False, and nothing was changed, where there is an outcome already.
+
+        Raises:
+            InProgressError: A live claim holds the key.
+            RecordError: The record cannot be read.
+            StoreError: The store did not answer.
         """
         ...
 
@@ -143,6 +163,10 @@ class AsyncGuarded(_Keyed[P], Protocol[P, _R_co]):
 
     def forget(self, *args: Any, force: bool = False, **kwargs: Any) -> Coroutine[Any, Any, bool]:
         """`Guarded.forget`, to be awaited."""
+        ...
+
+    def resolve(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, bool]:
+        """`Guarded.resolve`, to be awaited."""
         ...
 
     def options(self, **changes: Any) -> AsyncGuarded[P, _R_co]:

@@ -172,7 +172,9 @@ def wrap(
     """
     refuse_generators(fn)
     is_coroutine = is_coroutine_function(fn)
-    resolve = compile_call(fn, key=key, payload=payload, ignore=ignore, fingerprinter=digests(fingerprinter))
+    resolve = compile_call(
+        fn, key=key, payload=payload, ignore=ignore, fingerprinter=digests(fingerprinter), namespace=namespace
+    )
     if is_async(store) and not is_coroutine:
         raise TypeError(f"{_name_of(fn)} is a plain function, and its store an AsyncStore: give it a sync store")
     if not is_coroutine and inspect.iscoroutinefunction(policy.probe):
@@ -197,13 +199,12 @@ def wrap(
     questions = Questions(
         name=_name_of(fn),
         namespace=namespace,
-        store=store,
-        resolve=resolve,
+        terms=terms,
+        compiled=resolve,
         is_coroutine=is_coroutine,
         of_class=first == "cls",
         has_force="force" in parameters,
         rewrap=rewrap,
-        counts=terms.teller.counts,
     )
     return equip(wrapper, fn, questions, is_method=first != "cls" and (first == "self" or _in_class(fn)))
 
