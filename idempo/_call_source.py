@@ -7,14 +7,19 @@ reads, with speaking names instead of fresh ones::
 
     def charge(order_id, amount=default):
         key = key_text(order_id, "the key 'order_id' of charge()")
-        if amount is default:
-            amount_piece = ""
-        else:
-            amount_text = writer_for(type(amount), general)(amount)
-            amount_piece = "" if amount_text == default_text else ',"amount":' + amount_text
-        order_id_text = writer_for(type(order_id), general)(order_id)
-        pieces = f'{amount_piece},"order_id":{order_id_text}'
-        return key, digest(f"{{{pieces[1:]}}}")
+        try:
+            if amount is default:
+                amount_piece = ""
+            else:
+                amount_text = writer_for(type(amount), general)(amount)
+                amount_piece = "" if amount_text == default_text else ',"amount":' + amount_text
+            order_id_text = writer_for(type(order_id), general)(order_id)
+            pieces = f'{amount_piece},"order_id":{order_id_text}'
+            fingerprint = digest(f"{{{pieces[1:]}}}")
+        except FingerprintError as error:
+            blame(error, key)
+            raise
+        return key, fingerprint
 """
 
 from __future__ import annotations
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
 
 CompiledCall: TypeAlias = Callable[..., tuple[str, bytes | None]]
 """Takes a call's arguments and returns its key's text and its fingerprint, None where nothing is checked."""
+
+Blame: TypeAlias = Callable[[FingerprintError, str], None]
+"""Notes on the error which key it speaks of, by the key's text."""
 
 _STARS: Final[Mapping[Any, str]] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 
@@ -101,8 +109,31 @@ class CallSource:
         joined = " ',' ".join(map(_hole, texts))
         return self._let(f"{self._bind(checked_text)}('(' {joined} ')', {f'the key of {self._name}()'!r})")
 
-    def add_digest(self, paths: Sequence[Path]) -> str:
-        """Write what digests the dict from these places to their values, and return its variable."""
+    def add_digest(self, paths: Sequence[Path], *, key: str | None = None, blame: Blame | None = None) -> str:
+        """Write what digests the dict from these places to their values, and return its variable.
+
+        Args:
+            paths: The places.
+            key: The variable of the key's text, where that is known by then.
+            blame: Told the FingerprintError, and this text.
+        """
+        written, self._lines = self._lines, []
+        digest = self._add_digest(paths)
+        if key is None or blame is None:
+            self._lines = written + self._lines
+            return digest
+        error = self._fresh()
+        self._lines = [
+            *written,
+            "try:",
+            *(f"    {line}" for line in self._lines),
+            f"except {self._bind(FingerprintError)} as {error}:",
+            f"    {self._bind(blame)}({error}, {key})",
+            "    raise",
+        ]
+        return digest
+
+    def _add_digest(self, paths: Sequence[Path]) -> str:
         pieces: list[str] = []
         first_is_certain = False
         for path in sorted(paths, key=lambda path: path.text):

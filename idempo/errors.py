@@ -1,12 +1,14 @@
 """Every error that idempo raises on purpose.
 
 All of them are `IdempotencyError`, so one ``except`` clause catches whatever the library itself has to say. Each one
-carries the key that it speaks of and survives pickling.
+carries the key that it speaks of, names it in its text, and survives pickling.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from idempo._showing import shown
 
 if TYPE_CHECKING:
     from idempo.records import Key
@@ -24,6 +26,12 @@ class IdempotencyError(Exception):
     def __init__(self, message: str = "", *, key: Key | None = None) -> None:
         super().__init__(message)
         self.key = key
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.key is None:
+            return text
+        return f"key {shown(self.key)}: {text}" if text else f"key {shown(self.key)}"
 
 
 class InvalidKeyError(IdempotencyError, ValueError):
@@ -65,8 +73,8 @@ class InProgressError(IdempotencyError):
 class InDoubtError(IdempotencyError):
     """An earlier attempt ended in a way that nobody knows: its effect may have happened. Nothing ran here.
 
-    Look at the effect, then end the doubt with ``guard.resolve(key, value)`` (it happened) or ``guard.forget(key)``
-    (it did not).
+    Look at the effect, then end the doubt with ``guard.resolve(error.key, value)`` (it happened) or
+    ``guard.forget(error.key)`` (it did not).
     """
 
 

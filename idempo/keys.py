@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from idempo._call_source import CallSource, CompiledCall, Path
+from idempo._call_source import Blame, CallSource, CompiledCall, Path
 from idempo._key_text import check_namespace, key_text
+from idempo.errors import FingerprintError
+from idempo.records import Key
 
 if TYPE_CHECKING:
     from idempo.fingerprint import Fingerprinter
@@ -29,7 +31,6 @@ __all__ = [
     "compile_call",
     "key_text",
     "spelled_fingerprint",
-    "takes_self",
 ]
 
 
@@ -63,6 +64,7 @@ def compile_call(
     payload: PayloadSpec = EVERYTHING,
     ignore: Collection[str] = (),
     fingerprinter: Fingerprinter,
+    namespace: str = "",
 ) -> CompiledCall:
     """Return a function with the parameters of ``fn`` that answers with a call's key and fingerprint.
 
@@ -78,6 +80,7 @@ def compile_call(
         payload: What is fingerprinted; None checks nothing.
         ignore: Parameters that are part of no payload that is not spelled out, and of no `ALL_ARGUMENTS`.
         fingerprinter: Writes and digests the payload.
+        namespace: Of the keys that a FingerprintError names.
 
     Raises:
         TypeError: An option is of the wrong type, is empty or names no parameter, or ``fn`` is no function.
@@ -90,24 +93,29 @@ def compile_call(
             "no argument that could tell one operation from another"
         )
     everything = target.whole_parameters(without=ignored)
-    key_of = payload_of = None
+    key_of = payload_of = known = None
     text, digest = "''", "None"
+
+    def blame(error: FingerprintError, text: str) -> None:
+        error.key = Key(namespace, text)
+
     source = CallSource(target.qualname, target.parameters.values(), fingerprinter)
     if key is ALL_ARGUMENTS:
         digest = source.add_digest(everything)
-        text = f"{digest}.hex()"
+        text = known = f"{digest}.hex()"
     elif (key_of := target.callable(key, "key")) is None:
-        text = source.add_key(target.paths(key, "key"))
+        text = known = source.add_key(target.paths(key, "key"))
     if payload is EVERYTHING:
         if key is not ALL_ARGUMENTS:
-            digest = source.add_digest(everything)
+            digest = source.add_digest(everything, key=known, blame=blame)
     elif payload is None or (payload_of := target.callable(payload, "payload")) is not None:
         digest = "None"
     else:
-        digest = source.add_digest(target.paths(payload, "payload", without=ignored))
+        digest = source.add_digest(target.paths(payload, "payload", without=ignored), key=known, blame=blame)
     compiled = source.compile(f"({text}, {digest})")
     if key_of is not None or payload_of is not None:
-        return _with_callables(compiled, key_of, payload_of, f"the key that key= made for {target}", fingerprinter)
+        what = f"the key that key= made for {target}"
+        return _with_callables(compiled, key_of, payload_of, what, fingerprinter, blame)
     return compiled
 
 
@@ -117,15 +125,26 @@ def _with_callables(
     payload_of: Callable[..., Any] | None,
     what: str,
     fingerprinter: Fingerprinter,
+    blame: Blame,
 ) -> CompiledCall:
     """Return a compiled call that asks the user's callables, which see the call as it was spelled."""
 
     def call(*args: Any, **kwargs: Any) -> tuple[str, bytes | None]:
-        text, digest = compiled(*args, **kwargs)  # first: it refuses a call that the function would not take
+        try:
+            text, digest = compiled(*args, **kwargs)  # first: it refuses a call that the function would not take
+        except FingerprintError as error:
+            if key_of is not None:  # a bad key is told first
+                blame(error, key_text(key_of(*args, **kwargs), what))
+            raise
         if key_of is not None:
             text = key_text(key_of(*args, **kwargs), what)
         if payload_of is not None:
-            digest = fingerprinter.digest(fingerprinter.text(payload_of(*args, **kwargs)))
+            made = payload_of(*args, **kwargs)
+            try:
+                digest = fingerprinter.digest(fingerprinter.text(made))
+            except FingerprintError as error:
+                blame(error, text)
+                raise
         return text, digest
 
     return call
@@ -147,15 +166,6 @@ def spelled_fingerprint(args: tuple[Any, ...], kwargs: Mapping[str, Any], finger
     if kwargs:
         parts.append('"kwargs":' + fingerprinter.text(kwargs, "kwargs"))
     return fingerprinter.digest("{" + ",".join(parts) + "}")
-
-
-def takes_self(fn: Callable[..., Any]) -> bool:
-    """Return whether the first parameter is named self or cls, so that ``fn`` is a method not yet bound.
-
-    Raises:
-        TypeError: ``fn`` is no function.
-    """
-    return _Target(fn).takes_self
 
 
 class _Target:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from idempo import _fork
+from idempo._showing import shown
 from idempo.protocols import Observer
 from idempo.records import Event, EventKind, Key, Stats
 
@@ -26,7 +27,6 @@ _TROUBLE: Final = frozenset(
     }
 )
 _DUPLICATES: Final = frozenset({EventKind.REPLAYED, EventKind.WAITED, EventKind.REFUSED})
-_LONGEST_KEY: Final = 80
 
 
 _reading: Final = _fork.new_lock()  # one for all: counts are made with every guard, and seldom read
@@ -119,12 +119,6 @@ class Teller:
             except Exception as error:  # noqa: BLE001 (whatever an observer raises breaks nothing)
                 # No traceback: its text and frames may hold what the observer was working on.
                 self._log.warning("an observer failed on %s: %s", event.kind.value, type(error).__name__)
-
-
-def shown(key: Key) -> str:
-    """Return the key as it may stand in a log: escaped, and cut."""
-    text = str(key).encode("unicode_escape").decode("ascii")
-    return text if len(text) <= _LONGEST_KEY else f"{text[: _LONGEST_KEY - 1]}…"
 
 
 def _logger() -> logging.Logger:

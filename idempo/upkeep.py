@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeAlias, TypeVar, cast
 
 from idempo import answers
-from idempo.errors import InProgressError
+from idempo.decisions import failure
+from idempo.errors import IdempotencyError, InProgressError
 from idempo.flights import Flight
 from idempo.hub import hub_of
 from idempo.protocols import AsyncStore, Store
@@ -20,35 +21,36 @@ from idempo.terms import AnyStore, Terms
 
 T = TypeVar("T")
 
-Request: TypeAlias = Callable[[Any], Any]
-"""Given the store, calls one of its methods."""
+Request: TypeAlias = tuple[Key, Callable[[Any], Any]]
+"""Of which key; given the store, calls one of its methods."""
 Steps: TypeAlias = Generator[Request, Any, T]
 
 
 def lookup(key: Key) -> Steps[Record | None]:
     """Return a key's record, or None."""
-    return cast("Record | None", (yield lambda store: store.get(key)))
+    return cast("Record | None", (yield key, lambda store: store.get(key)))
 
 
 def forget(key: Key, *, force: bool) -> Steps[bool]:
     """Remove a key's record, but not under a live claim unless forced; say whether there was one."""
     if force:
-        return cast("bool", (yield lambda store: store.delete(key)))
-    record: Record | None = yield lambda store: store.get(key)
+        return cast("bool", (yield key, lambda store: store.delete(key)))
+    record: Record | None = yield key, lambda store: store.get(key)
     if record is None:
         return False
     if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
         raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
     # Only what was looked at: whoever has taken the key since then holds it rightly.
-    return cast("bool", (yield lambda store: store.delete(key, owner=record.owner)))
+    return cast("bool", (yield key, lambda store: store.delete(key, owner=record.owner)))
 
 
 def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
     """Give a key's outcome by hand; False, and nothing changed, where there is one already."""
     policy = terms.policy
     flight = Flight((key.namespace, key.value), None, terms)
-    claim: Claim = yield lambda store: store.claim(
-        key, owner=flight.owner, fingerprint=None, lease=policy.lease, ttl=policy.ttl
+    claim: Claim = yield (
+        key,
+        lambda store: store.claim(key, owner=flight.owner, fingerprint=None, lease=policy.lease, ttl=policy.ttl),
     )
     if not claim.acquired:
         if claim.record.state is State.COMPLETED:
@@ -57,7 +59,15 @@ def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
     flight.hold(claim.record)
     flight.value = value
     outcome, _ = answers.encode_value(flight)
-    return cast("bool", (yield lambda store: store.complete(key, owner=flight.owner, outcome=outcome, ttl=policy.ttl)))
+    return cast(
+        "bool", (yield key, lambda store: store.complete(key, owner=flight.owner, outcome=outcome, ttl=policy.ttl))
+    )
+
+
+def _told(raised: Exception, key: Key) -> IdempotencyError:
+    error = failure(raised)
+    error.key = key
+    return error
 
 
 def is_async(store: object) -> bool:
@@ -79,7 +89,11 @@ def ask(store: AnyStore, steps: Steps[T]) -> T:
             request = steps.send(answer)
         except StopIteration as end:
             return cast("T", end.value)
-        answer = request(store)
+        key, method = request
+        try:
+            answer = method(store)
+        except Exception as raised:  # noqa: BLE001 (it is told as one of our errors)
+            raise _told(raised, key)  # noqa: B904 (the same error, or one that it is the cause of)
 
 
 async def ask_async(store: AnyStore, steps: Steps[T]) -> T:
@@ -103,4 +117,8 @@ async def _ask_async(store: AsyncStore, steps: Steps[T]) -> T:
             request = steps.send(answer)
         except StopIteration as end:
             return cast("T", end.value)
-        answer = await cast("Awaitable[Any]", request(store))
+        key, method = request
+        try:
+            answer = await cast("Awaitable[Any]", method(store))
+        except Exception as raised:  # noqa: BLE001 (it is told as one of our errors)
+            raise _told(raised, key)  # noqa: B904 (the same error, or one that it is the cause of)

@@ -27,7 +27,6 @@ from idempo.keys import (
     compile_call,
     key_text,
     spelled_fingerprint,
-    takes_self,
 )
 
 FINGERPRINTER = Fingerprinter()
@@ -588,13 +587,12 @@ def test_a_method_must_name_its_key() -> None:
         def cost(item: str) -> None: ...
 
     for method in (Shop.sell, Shop.build):
-        assert takes_self(method)
         with pytest.raises(TypeError, match=r"Shop\.\w+\(\) is a method, which must name its key"):
             compiled(method)
         assert compiled(method, key="item")(Shop(), "a") == ("a", digest({"item": "a"}))
     assert compiled(Shop.sell, key=("self.tenant", "item"))(Shop(), item="a") == ("(acme,a)", digest({"item": "a"}))
     for free in (Shop.cost, Shop().sell, lambda item, self: None, lambda *self: None, lambda: None):
-        assert not takes_self(free)
+        assert compiled(free)  # no method: all arguments are its key
     assert compiled(Shop().sell)("a")[1] == digest({"item": "a"})
 
 

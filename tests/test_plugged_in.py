@@ -289,7 +289,7 @@ def test_a_claim_that_is_none_lets_nothing_run(colour: str, answer: Any) -> None
         calls()
     assert caught.value.key == KEY
     if answer is None:
-        assert str(caught.value) == "claim answered None, not a Claim"
+        assert str(caught.value) == "key default:k: claim answered None, not a Claim"
     assert "claimed" not in str(caught.value)
     assert (calls.runs, calls.kinds) == (0, ["store_failed"])
     assert len(hub_of(calls.store).flights) == 0

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idempo import Event, EventKind, Idempotency, Key, MemoryStore, Stats, idempotent
+from idempo._showing import shown
 from idempo.stores.sqlite import SqliteStore
-from idempo.telling import Counts, shown, total
+from idempo.telling import Counts, total
 from idempo.testing import FakeClock, FlakyStore
 
 if TYPE_CHECKING:
