@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from idempo import _fork
 from idempo.decisions import agree
-from idempo.records import Key, Record, State
+from idempo.records import EventKind, Key, Record, State
 from idempo.terms import Terms
 
 Id: TypeAlias = tuple[str, str]
@@ -43,6 +43,7 @@ class Phase(enum.Enum):
 
 _CLAIMING: Final = Phase.CLAIMING  # reading a member off its class is a call into Python until 3.12
 _ENDED: Final = Phase.ENDED
+_EXECUTED: Final = EventKind.EXECUTED
 
 
 class Failure:
@@ -120,6 +121,7 @@ class Flight:
         "generation",
         "id",
         "key",
+        "kind",
         "offer",
         "owner",
         "phase",
@@ -160,6 +162,8 @@ class Flight:
         self.room: Room | None = None
         self.end: Ending | None = None
         self.offer: bytes | None = None
+        self.kind = _EXECUTED
+        """The event to tell when its outcome stands."""
 
     renew_at: float
     renew_until: float
@@ -182,6 +186,12 @@ class Flight:
     def forked(self) -> bool:
         """Whether this is a copy, in a forked child, of a flight of its parent."""
         return self.generation != _forks.generation
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether this is a task's flight whose event loop is closed: its function will never end."""
+        task: Any = self.task
+        return task is not None and bool(task.get_loop().is_closed())
 
     @property
     def stopped(self) -> bool:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from idempo.decisions import failure
+from idempo.errors import StoreError
 from idempo.flights import Flight, Group, Room
 from idempo.hub import Hub
 from idempo.protocols import AsyncStore
@@ -22,6 +23,8 @@ from idempo.records import Key
 from idempo.renewal import Renewer, Schedule
 
 T = TypeVar("T")
+
+_AT_ONCE: Final = 16  # renewals of one store under way on one loop
 
 
 class LoopGroup(Group):
@@ -84,7 +87,7 @@ class LoopGroup(Group):
 
 async def shielded(step: Awaitable[T]) -> T:
     """Await a store's answer to its end, also when cancelled meanwhile: a request that was sent has an effect."""
-    task = asyncio.ensure_future(step)
+    task, requests = asyncio.ensure_future(step), _cancel_requests()
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -93,7 +96,15 @@ async def shielded(step: Awaitable[T]) -> T:
                 await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # seen: the cancellation is what is raised
+        elif _cancel_requests() == requests:
+            raise StoreError("the store's own request was cancelled") from None
         raise
+
+
+def _cancel_requests() -> int:
+    """How often the running task was asked to be cancelled: by a CancelledError alone nobody knows who was meant."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 class PooledStore:
@@ -168,8 +179,9 @@ class LoopRenewer(Schedule):
         self._alarm = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._round: asyncio.Task[None] | None = None
-        self._busy_with: Flight | None = None
+        self._busy_with: set[Flight] = set()
         self._landed = asyncio.Event()
+        self._places = asyncio.Semaphore(_AT_ONCE)
 
     def adopt(self, other: Schedule) -> None:
         """See `Schedule.adopt`; ``other`` is the renewer of a closed loop."""
@@ -180,7 +192,7 @@ class LoopRenewer(Schedule):
         """Wait until no renewal of this removed flight is under way, at most for its lease."""
         with suppress(TimeoutError):
             async with asyncio.timeout(flight.terms.policy.lease):
-                while self._busy_with is flight:
+                while flight in self._busy_with:
                     self._landed.clear()
                     await self._landed.wait()
 
@@ -198,14 +210,16 @@ class LoopRenewer(Schedule):
         self._alarm, self._timer = math.inf, None
         due = self.due(time.monotonic())
         if due:
-            self._round = self._loop.create_task(self._renew_all(due), name="idempo-renewer")
+            # Not by the loop's task factory: an eager one would run all of it here, before it is known as the round.
+            self._round = asyncio.Task(self._renew_all(due), loop=self._loop, name="idempo-renewer")
         else:
             self._wake(self.next_at())
 
     async def _renew_all(self, due: list[Flight]) -> None:
         try:
-            for flight in due:
-                await self._renew(flight)
+            async with asyncio.TaskGroup() as group:  # one after another would be too late for the last of many
+                for flight in due:
+                    group.create_task(self._renew(flight))
         finally:
             self._round = None
             if not self._loop.is_closed():
@@ -213,21 +227,27 @@ class LoopRenewer(Schedule):
 
     async def _renew(self, flight: Flight) -> None:
         store, policy = cast("AsyncStore", flight.terms.store), flight.terms.policy
-        if flight not in self:
-            return
-        self._busy_with, sent = flight, time.monotonic()
-        answer: bool | BaseException
-        try:
-            if flight.offer is not None:
-                answer = await store.complete(flight.key, owner=flight.owner, outcome=flight.offer, ttl=policy.ttl)
-            else:
-                answer = await store.renew(flight.key, owner=flight.owner, lease=policy.lease, ttl=policy.ttl)
-        except Exception as error:  # noqa: BLE001 (a store's bug must not end the renewal of its other calls)
-            answer = failure(error)
-        finally:
-            self._busy_with = None
-            self._landed.set()
-        self.answered(flight, sent, answer)
+        async with self._places:
+            if flight not in self:
+                return
+            self._busy_with.add(flight)
+            sent, offer = time.monotonic(), flight.offer
+            answer: bool | BaseException
+            try:
+                if offer is not None:
+                    answer = await store.complete(flight.key, owner=flight.owner, outcome=offer, ttl=policy.ttl)
+                else:
+                    answer = await store.renew(flight.key, owner=flight.owner, lease=policy.lease, ttl=policy.ttl)
+            except asyncio.CancelledError:
+                if _cancel_requests():
+                    raise
+                answer = StoreError("the store's own request was cancelled")
+            except Exception as error:  # noqa: BLE001 (a store's bug must not end the renewal of its other calls)
+                answer = failure(error)
+            finally:
+                self._busy_with.discard(flight)
+                self._landed.set()
+        self.answered(flight, offer, sent, answer)
 
 
 def loop_renewer(hub: Hub) -> LoopRenewer:

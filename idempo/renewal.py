@@ -76,7 +76,7 @@ class Schedule:
             slack = 0.0 if flight.offer is not None else flight.terms.policy.lease / 3 * _SLACK
             if flight.renew_at > now + slack:
                 continue
-            if now >= flight.renew_until:
+            if now >= flight.renew_until or (flight.offer is None and flight.abandoned):
                 self.remove(flight)
                 if flight.offer is not None:
                     self._settled(flight)
@@ -88,9 +88,9 @@ class Schedule:
         """When the next flight is due."""
         return min((flight.renew_at for flight in list(self._flights.values())), default=math.inf)
 
-    def answered(self, flight: Flight, sent: float, answer: bool | BaseException) -> None:
-        """Act on the store's answer to a renewal or an offer."""
-        if flight not in self:  # it ended while the request was under way
+    def answered(self, flight: Flight, offer: bytes | None, sent: float, answer: bool | BaseException) -> None:
+        """Act on the answer to a renewal, or to this offer; one that comes too late says nothing."""
+        if flight not in self or flight.offer is not offer:
             return
         now = time.monotonic()
         if isinstance(answer, BaseException):
@@ -103,7 +103,7 @@ class Schedule:
         elif flight.offer is not None:
             self.remove(flight)
             self._settled(flight)
-            kind = EventKind.EXECUTED if answer else EventKind.LEASE_LOST
+            kind = flight.kind if answer else EventKind.LEASE_LOST
             flight.terms.teller.tell(kind, flight.key, flight.attempt)
         elif answer:
             flight.stands_until = sent + flight.terms.policy.lease
@@ -152,7 +152,10 @@ class Renewer(Schedule):
             self._alarm = math.inf
             now = time.monotonic()
             for flight in self.due(now):
-                self._renew(flight)
+                try:
+                    self._renew(flight)
+                except BaseException as error:  # noqa: BLE001 (an observer that exits must not end others' renewal)
+                    flight.terms.teller.trouble("the renewer", error)
             with self._changed:
                 now = time.monotonic()
                 if self:
@@ -167,13 +170,13 @@ class Renewer(Schedule):
         store, policy = cast("Store", flight.terms.store), flight.terms.policy
         with self._changed:
             self._busy_with = flight
-        sent = time.monotonic()
+        sent, offer = time.monotonic(), flight.offer
         answer: bool | BaseException
         try:
             if flight not in self:
                 return
-            if flight.offer is not None:
-                answer = store.complete(flight.key, owner=flight.owner, outcome=flight.offer, ttl=policy.ttl)
+            if offer is not None:
+                answer = store.complete(flight.key, owner=flight.owner, outcome=offer, ttl=policy.ttl)
             else:
                 answer = store.renew(flight.key, owner=flight.owner, lease=policy.lease, ttl=policy.ttl)
         except Exception as error:  # noqa: BLE001 (a store's bug must not end the renewal of its other calls)
@@ -182,4 +185,4 @@ class Renewer(Schedule):
             with self._changed:
                 self._busy_with = None
                 self._changed.notify_all()
-        self.answered(flight, sent, answer)
+        self.answered(flight, offer, sent, answer)

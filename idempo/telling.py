@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from idempo import _fork
+from idempo._checks import checked_observers
 from idempo._showing import shown
 from idempo.protocols import Observer
 from idempo.records import Event, EventKind, Key, Stats
@@ -68,10 +69,7 @@ class Teller:
     __slots__ = ("_add", "_count_replayed", "_log", "_observers", "counts")
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
-        for observer in observers:
-            if not callable(observer):
-                raise TypeError(f"an observer must be callable, not {type(observer).__name__}")
-        self._observers = tuple(observers)
+        self._observers = checked_observers(observers)
         self._log = _logger()
         self.counts = Counts()
         self._add = self.counts.add
@@ -119,6 +117,10 @@ class Teller:
             except Exception as error:  # noqa: BLE001 (whatever an observer raises breaks nothing)
                 # No traceback: its text and frames may hold what the observer was working on.
                 self._log.warning("an observer failed on %s: %s", event.kind.value, type(error).__name__)
+
+    def trouble(self, what: str, error: BaseException) -> None:
+        """Log what is told nobody else: something of ours was ended from inside, and goes on."""
+        self._log.warning("%s failed: %s", what, type(error).__name__)
 
 
 def _logger() -> logging.Logger:

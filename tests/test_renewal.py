@@ -79,7 +79,7 @@ def test_a_renewal_that_was_refused_tells_the_function_those_who_joined_and_the_
         assert flight is not None
         current_operation().ensure_held()
         schedule.add(flight)
-        schedule.answered(flight, time.monotonic(), False)
+        schedule.answered(flight, None, time.monotonic(), False)
         assert lost == [flight]
         with pytest.raises(LeaseLostError):
             current_operation().ensure_held()
@@ -99,7 +99,7 @@ def test_an_answer_that_comes_after_the_function_ended_changes_nothing() -> None
         assert flight is not None
         schedule.add(flight)
         schedule.remove(flight)
-        schedule.answered(flight, time.monotonic(), False)
+        schedule.answered(flight, None, time.monotonic(), False)
 
     Idempotency(store).run("k", effect)
     assert lost == []
