@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Unpack, overload
 
+from idempo._checks import check_store, checked_observers, refuse_unknown
 from idempo.fingerprint import PLAIN, Fingerprinter
 from idempo.guarded import AsyncGuarded, Decorator, Guarded, P, R
 from idempo.keys import ALL_ARGUMENTS, EVERYTHING, KeySpec, PayloadSpec
@@ -80,8 +81,11 @@ def idempotent(
         "ignore": ignore,
         "fingerprinter": fingerprinter,
         "codec": codec,
-        "observers": tuple(observers),
+        "observers": checked_observers(observers),
     }
+    if store is not None:
+        check_store(store)
+    refuse_unknown(policy, "idempotent()")
     made = Policy(**policy)
 
     def decorate(target: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Unpack, cast, overload
 
+from idempo._checks import checked_observers, refuse_unknown
 from idempo.blocks import OperationBlock
 from idempo.choosing import Drivers
 from idempo.errors import FingerprintError, InvalidKeyError
@@ -87,12 +88,13 @@ class Idempotency:
         observers: Sequence[Observer] = (),
         **policy: Unpack[PolicyOptions],
     ) -> None:
+        refuse_unknown(policy, "Idempotency()")
         self.namespace: Final = check_namespace(namespace, allow_slash=False)
         self.store: Final[AnyStore] = MemoryStore() if store is None else store
         self.policy: Final = Policy(**policy)
         self._codec = codec
         self._seal = seal
-        self._observers = tuple(observers)
+        self._observers = checked_observers(observers)
         self._terms = make_terms(self.store, policy=self.policy, codec=codec, seal=seal, observers=self._observers)
         self._drivers = Drivers(self._terms)
         self._counts: list[Counts] = [self._terms.teller.counts]
@@ -209,6 +211,8 @@ class Idempotency:
             TypeError: The function cannot be guarded so, or an option is of the wrong type.
             ValueError: An option is out of its range.
         """
+        refuse_unknown(policy, "guard.idempotent()")
+        more = checked_observers(observers)
         made = self.policy.evolve(**policy)
         prefixed = self.namespace != DEFAULT_NAMESPACE
 
@@ -226,7 +230,7 @@ class Idempotency:
                 fingerprinter=self._fingerprinter if fingerprinter is None else fingerprinter,
                 codec=self._codec if codec is None else codec,
                 seal=self._seal,
-                observers=(*self._observers, *observers),
+                observers=(*self._observers, *more),
             )
             self._counts.append(wrapper._terms.teller.counts)
             self._functions[f"{self.namespace}/{name}"] = wrapper._terms

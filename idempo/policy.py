@@ -65,7 +65,8 @@ def _classes(value: ErrorClasses, name: str) -> tuple[type[BaseException], ...]:
     checked: tuple[object, ...] = classes  # a caller without a type checker can give anything
     for cls in checked:
         if not (isinstance(cls, type) and issubclass(cls, BaseException)):
-            raise TypeError(f"{name} must hold exception classes, not {cls!r}")
+            what = repr(cls) if isinstance(cls, type) else f"a {type(cls).__name__}"
+            raise TypeError(f"{name} must be an exception class or a tuple of them, not {what}")
     return classes
 
 
@@ -74,7 +75,7 @@ _MIN_DURATION: Final = 0.001  # a shorter lease or ttl is over before a store ca
 
 @attrs.frozen(kw_only=True, init=False)
 class Policy:
-    """How an operation behaves. Durations are seconds or a timedelta, and are kept as seconds.
+    """How an operation behaves. Durations are seconds or a timedelta, at most 100 years, and are kept as seconds.
 
     Attributes:
         ttl: How long a key is remembered, from completion, or, in doubt, from the end of its lease. At least 1 ms.

@@ -9,6 +9,7 @@ from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Final, TypeVar, cast
 
 from idempo import answers
+from idempo._checks import check_store, checked_codec, checked_seal, refuse_unknown
 from idempo._methods import Questions, equip
 from idempo.choosing import Drivers
 from idempo.codecs import JsonCodec, return_annotation
@@ -28,13 +29,6 @@ R = TypeVar("R")
 _SPECIAL: Final = (
     inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 )
-
-_METHODS: Final = ("claim", "complete", "release", "renew", "get", "delete")  # an AsyncStore's too
-
-
-def _is_store(store: object) -> bool:
-    # By hand, for from Python 3.12 on isinstance() of a protocol does not see what a proxy's __getattr__ gives.
-    return all(callable(getattr(store, name, None)) for name in _METHODS)
 
 
 def digests(fingerprinter: object) -> Fingerprinter:
@@ -92,14 +86,12 @@ def make_terms(
     Raises:
         TypeError: The store or codec is none, the codec is unsafe in this store, or it cannot keep what is returned.
     """
-    if not _is_store(store):
-        raise TypeError(f"store must have the six methods of idempo.Store, and {type(store).__name__} has not")
+    check_store(store)
     if codec is None:
         codec = getattr(store, "default_codec", None) or JsonCodec()
-    if not isinstance(codec, Codec):
-        raise TypeError(f"codec must have encode and decode, and {type(codec).__name__} has not")
-    if seal is not None and not isinstance(seal, Seal):
-        raise TypeError(f"seal must have seal and open, and {type(seal).__name__} has not")
+    codec = checked_codec(codec)
+    if seal is not None:
+        seal = checked_seal(seal)
     if seal is None and getattr(store, "shared", True) and not getattr(codec, "safe_in_shared_store", True):
         raise TypeError(f"{type(codec).__name__} is unsafe in a store that others can write: use JsonCodec, or a seal")
     learn = getattr(codec, "for_return_type", None)
@@ -192,6 +184,7 @@ def wrap(
             "observers": observers,
         }
         own = {name: changes.pop(name, old) for name, old in kept.items()}
+        refuse_unknown(changes, "options()")
         return wrap(fn, store, namespace, policy.evolve(**changes), seal=seal, **own)
 
     parameters = inspect.signature(fn).parameters

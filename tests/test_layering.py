@@ -31,7 +31,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (1.5, "policy guarded"),
     (2, "protocols fingerprint envelope codecs seals"),
     (2, "_canonical _canonical_types _json_classes _json_values _return_types"),
-    (3, "decisions stores.memory stores.sqlite stores.cas"),
+    (3, "decisions stores.memory stores.sqlite stores.cas _checks"),
     (3, "stores._*"),  # each the private part of one store, or shared by some
     (3.5, "stores"),  # what picks a store by its URL
     (4, "keys _key_text _call_source telling outcomes"),

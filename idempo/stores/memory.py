@@ -40,6 +40,7 @@ class MemoryStore:
         clock: Gives seconds, and never runs back.
 
     Raises:
+        TypeError: ``max_records`` or ``max_bytes`` is no int, or ``clock`` cannot be called.
         ValueError: ``max_records`` or ``max_bytes`` is below 1, or ``on_full`` is neither word.
 
     >>> from idempo import Idempotency, MemoryStore
@@ -59,8 +60,11 @@ class MemoryStore:
         on_full: Literal["evict", "refuse"] = "evict",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if max_records < 1 or (max_bytes is not None and max_bytes < 1):
-            raise ValueError("max_records and max_bytes must be at least 1")
+        _check_limit(max_records, "max_records")
+        if max_bytes is not None:
+            _check_limit(max_bytes, "max_bytes")
+        if not callable(clock):
+            raise TypeError(f"clock must be a function that gives seconds, not {type(clock).__name__}")
         if on_full not in ("evict", "refuse"):
             raise ValueError(f'on_full must be "evict" or "refuse", not {on_full!r}')
         self._max_records = max_records
@@ -362,3 +366,10 @@ class MemoryStore:
                 watchers = list(self._watchers.get(id_, ()))
             for wake in watchers:
                 wake()
+
+
+def _check_limit(limit: object, name: str) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"{name} must be a whole number, not {type(limit).__name__}")
+    if limit < 1:
+        raise ValueError(f"{name} must be at least 1, not {limit}")
