@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from idempo.choosing import Drivers
 from idempo.flights import Flight, Id
-from idempo.operation import Operation, _current, unguarded
+from idempo.operation import Operation, _current, still_open, unguarded
 from idempo.records import Key
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class OperationBlock:
                 flight.key, attempt=replayed.attempt, token=replayed.token, fresh=False, result=replayed.value
             )
         else:
-            operation = make(flight.key, flight.attempt, flight.token, flight, outer)
+            operation = make(flight.key, flight.attempt, flight.token, flight, still_open(outer))
             operation._driver = self._driver
         operation._closed = False
         # No `reset` by a token: an interrupt could come between the setting and the keeping of the token.

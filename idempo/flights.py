@@ -77,6 +77,11 @@ class Group:
         self.room = room
         self.members: dict[Any, None] = {}
 
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits here who can still be woken."""
+        return bool(self.members)
+
     def wake_all(self) -> None:
         """Wake every member; from any thread."""
         raise NotImplementedError  # pragma: no cover (abstract)
@@ -106,7 +111,7 @@ class Room:
         return list(self.groups.values())
 
     def __bool__(self) -> bool:
-        return any(group.members for group in self.groups.values())
+        return any(group.waits for group in self.groups.values())
 
 
 class Flight:
@@ -308,6 +313,17 @@ class Flights:
             group.wake_all()
         flight.room = None
         flight.phase = _ENDED  # last: whoever is interrupted before ends it once more
+
+    def lose(self, flight: Flight) -> None:
+        """Its lease is gone while its function runs on: those who joined it look again, and nobody else joins it."""
+        with self._lock:
+            if self._table.get(flight.id) is flight:
+                del self._table[flight.id]
+            flight.end = LOOK_AGAIN
+            room, flight.room = flight.room, None
+            groups = [] if room is None else room.close(LOOK_AGAIN)
+        for group in groups:
+            group.wake_all()
 
     def vacate(self, flight: Flight) -> None:
         """Leave without an outcome: the next to come leads."""

@@ -35,7 +35,7 @@ class Hub:
         self.blocking = blocking
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self.renewer = Renewer(self.lost, self.flights.dismiss) if blocking else _shared_renewer()
+        self.renewer = Renewer(self.flights.lose, self.flights.dismiss) if blocking else _shared_renewer()
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -84,7 +84,7 @@ class Hub:
         self.loops = {}
         self._lock = threading.Lock()
         self._pool = None
-        self.renewer = Renewer(self.lost, self.flights.dismiss) if self.blocking else _shared_renewer()
+        self.renewer = Renewer(self.flights.lose, self.flights.dismiss) if self.blocking else _shared_renewer()
 
 
 class _Hubs:
@@ -129,7 +129,7 @@ def _shared_renewer() -> Renewer:
 
 
 def _lost(flight: Flight) -> None:
-    hub_of(flight.terms.store).lost(flight)
+    hub_of(flight.terms.store).flights.lose(flight)
 
 
 def _settled(flight: Flight) -> None:

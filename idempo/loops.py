@@ -42,6 +42,11 @@ class LoopGroup(Group):
         self._count = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def waits(self) -> bool:
+        """See `Group.waits`: a closed loop has left its tasks behind."""
+        return bool(self.members) and not self._loop.is_closed()
+
     def wake_at(self, future: asyncio.Future[None], when: float) -> None:
         """Wake a member at a time of `time.monotonic`, if nothing wakes it before."""
         heapq.heappush(self._alarms, (when, next(self._count), future))
@@ -255,7 +260,7 @@ def loop_renewer(hub: Hub) -> LoopRenewer:
     loop = asyncio.get_running_loop()
     found: LoopRenewer | None = hub.loops.get(loop)
     if found is None:
-        found = hub.loops[loop] = LoopRenewer(hub.lost, hub.flights.dismiss)
+        found = hub.loops[loop] = LoopRenewer(hub.flights.lose, hub.flights.dismiss)
         for other in list(hub.loops):
             left = hub.loops.pop(other, None) if other.is_closed() else None
             if left is not None:

@@ -120,4 +120,11 @@ def inside(owner: str, task: object) -> bool:
 
 def operation_of(flight: Flight, outer: Operation | None) -> Operation:
     """Return the operation that a flight's function may ask for."""
-    return Operation(flight.key, flight.attempt, flight.token, flight, outer)
+    return Operation(flight.key, flight.attempt, flight.token, flight, still_open(outer))
+
+
+def still_open(outer: Operation | None) -> Operation | None:
+    """Return the innermost operation around here that has not ended: work without end keeps no chain of them."""
+    while outer is not None and outer._flight is not None and outer._flight.over:
+        outer = outer._outer
+    return outer

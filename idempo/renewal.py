@@ -138,7 +138,10 @@ class Renewer(Schedule):
         with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="idempo-renewer", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads, or the interpreter ends: the lease then runs out
+                    return
                 self._thread = thread
             self._changed.notify_all()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from idempo import (
     State,
     current_operation,
 )
+from idempo.hub import hub_of
 from idempo.stores.cas import AsyncCasStore
 from idempo.stores.sqlite import SqliteStore
 from idempo.testing import FakeClock, FlakyStore, unguarded
@@ -464,3 +467,55 @@ def test_an_interrupt_inside_the_store_sticks_no_key(blocks: Blocks, monkeypatch
         asyncio.run(in_async()) if blocks.colour == "async" else in_sync()
     expected = None if at == "complete" else "next"
     assert blocks.run(lambda op: "next") == expected
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("completes", [False, True])
+def test_a_block_whose_renewal_was_refused_is_told_at_its_end(colour: str, completes: bool) -> None:
+    """Behaviours 22, 24: by LeaseLostError with its value, also where it was left without one."""
+    store = MemoryStore()
+    guard = Idempotency(store, lease=0.15)
+
+    def lose(op: Any) -> None:
+        store.delete(op.key)
+        while True:
+            try:
+                op.ensure_held()
+            except LeaseLostError:
+                return
+
+    async def in_async() -> None:
+        async with guard.operation(KEY) as op:
+            lose(op)
+            if completes:
+                await op.complete("late")
+
+    def in_sync() -> None:
+        with guard.operation(KEY) as op:
+            lose(op)
+            if completes:
+                op.complete("late")
+
+    with pytest.raises(LeaseLostError) as caught:
+        asyncio.run(in_async()) if colour == "async" else in_sync()
+    assert caught.value.result == ("late" if completes else None)
+    assert store.get(Key("default", KEY)) is None
+    assert len(hub_of(store).flights) == 0
+
+
+def test_work_that_goes_on_for_ever_keeps_no_chain_of_its_operations() -> None:
+    """Each call was begun inside the one before it, which has ended."""
+    guard = Idempotency()
+    seen: list[Any] = []
+
+    def step(number: int) -> None:
+        seen.append(weakref.ref(current_operation()))
+        if number:
+            context = contextvars.copy_context()
+            pending.append(lambda: context.run(guard.run, f"k{number}", step, number - 1, payload=None))
+
+    pending = [lambda: guard.run("first", step, 50, payload=None)]
+    while pending:
+        pending.pop()()
+    gc.collect()
+    assert sum(ref() is not None for ref in seen) < 5
