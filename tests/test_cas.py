@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import pytest
 
@@ -29,6 +31,7 @@ class Line:
         self.calls: list[str] = []
         self.lost: set[str] = set()  # methods that the server applies, and answers as if sent twice
         self.down: set[str] = set()
+        self.mute: set[str] = set()  # methods that the server applies, and whose answer does not arrive
         self.meanwhile: Callable[[], object] | None = None  # what another does between a read and the next write
 
     def _call(self, method: str, *args: Any) -> Any:
@@ -41,6 +44,9 @@ class Line:
         if method in self.lost:
             self.lost.remove(method)
             return getattr(self.server, method)(*args)
+        if method in self.mute:
+            self.mute.remove(method)
+            raise TimeoutError("no answer")
         return answer
 
     def get(self, key: str) -> Any:
@@ -318,6 +324,39 @@ def test_a_write_that_was_sent_twice_is_true(store: Store, line: Line, act: Call
     line.lost.add("compare_and_swap")
     assert act(store) is True
     assert line.lost == set()
+
+
+def test_a_renewal_after_one_whose_answer_was_lost_is_written(
+    make: MakeStore, server: DictBackend, clock: FakeClock
+) -> None:
+    """Behaviours 21, 34: others watch the first since it arrived; only a write gives the second its full lease."""
+    line = Line(server)
+    holder, other = make(line, clock=clock), make(Line(server), clock=clock)
+    claim(holder)
+    line.mute.add("compare_and_swap")
+    with pytest.raises(StoreError):
+        holder.renew(KEY, owner="owner-a", lease=LEASE, ttl=1000)
+    assert not claim(other, "owner-b").acquired
+    clock.advance(LEASE - 1)
+    assert holder.renew(KEY, owner="owner-a", lease=LEASE, ttl=1000)
+    clock.advance(LEASE - 1)
+    assert not claim(other, "owner-b").acquired
+
+
+def test_a_record_without_the_number_of_its_write_is_read(store: Store, server: DictBackend) -> None:
+    """Behaviour 35: what was written before each write had one stays readable."""
+    claim(store)
+    ((name, (value, revision, expires)),) = server.values.items()
+    head, body = value[:7], value[11:]
+    line, _, outcome = body.partition(b"\n")
+    fields = json.loads(line)
+    del fields["write"]
+    body = json.dumps(fields).encode() + b"\n" + outcome
+    server.values[name] = (head + crc32(body).to_bytes(4, "big") + body, revision, expires)
+    record = store.get(KEY)
+    assert record is not None
+    assert (record.state, record.owner) == (State.RUNNING, "owner-a")
+    assert complete(store)
 
 
 def test_a_release_before_its_claim_that_was_sent_twice_is_false(store: Store, line: Line) -> None:

@@ -6,6 +6,7 @@ No I/O; the only clock is a monotonic one, which measures how long something was
 from __future__ import annotations
 
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
@@ -44,7 +45,11 @@ class _Written(NamedTuple):
 
 
 def encode(key: Key, written: _Written) -> bytes:
-    """Return the bytes of a record: a magic word, a version, a checksum, a line of JSON, and the outcome as it is."""
+    """Return the bytes of a record: a magic word, a version, a checksum, a line of JSON, and the outcome as it is.
+
+    No two calls return the same bytes: who finds those of one write has found that write, and not an earlier one that
+    said the same.
+    """
     fields = {
         "key": [key.namespace, key.value],
         "state": written.state.value,
@@ -54,6 +59,7 @@ def encode(key: Key, written: _Written) -> bytes:
         "owner": written.owner,
         "lease": written.lease,
         "ttl": written.ttl,
+        "write": os.urandom(8).hex(),  # never read; the system's, which no seed and no fork makes come twice
     }
     body = json.dumps(fields, separators=(",", ":")).encode() + b"\n" + (written.outcome or b"")
     return _MAGIC + crc32(body).to_bytes(4, "big") + body

@@ -191,7 +191,8 @@ class CasStore:
             if found is None:
                 found = self._look(key, name)
             if tried is not None and found.revision is not None and found.data == tried.data:
-                # The client library sent it twice: the first was taken, and the second found that it had been.
+                # The client library sent it twice: the first was taken, and the second found that it had been. It was
+                # this call's, whose bytes no other write has, so that nobody has watched it since before this call.
                 return book.done(name, tried, found.revision)
             plan = book.plan(key, found, transition, *args)
             if plan.data is None:
