@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import time
+from contextlib import suppress
 from types import CoroutineType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from idempo.decisions import COMPLETE_RETRY, Do, End, after_claim
 from idempo.envelope import Kind
@@ -24,6 +26,7 @@ from idempo.errors import (
 )
 from idempo.fingerprint import fingerprint_version_supported
 from idempo.flights import Failure, Flight, Id, Phase, Room
+from idempo.policy import RERUN, UNKNOWN, ProbeAnswer, Resolved
 from idempo.records import Claim, EventKind, Key, Record
 from idempo.terms import Terms
 
@@ -178,22 +181,54 @@ def is_stored_later(flight: Flight, error: IdempotencyError) -> bool:
     return bool(stands) and isinstance(error, StoreError)
 
 
-def probed(terms: Terms, key: Key) -> Any:
-    """Ask the policy's probe.
+def check_probe(terms: Terms) -> None:
+    """Refuse a probe whose answers a plain call could not wait for, as far as that can be told before it is asked.
 
     Raises:
-        InDoubtError: The probe raised.
+        TypeError: It is a coroutine function.
     """
     probe = terms.policy.probe
+    if any(inspect.iscoroutinefunction(one) for one in (probe, type(probe).__call__)):
+        raise TypeError("the probe is a coroutine function, and the guarded function, or block, a plain one")
+
+
+def probed(terms: Terms, key: Key) -> ProbeAnswer:
+    """Ask the policy's probe, for a plain call.
+
+    Raises:
+        InDoubtError: The probe raised, or gave no answer.
+    """
     try:
-        return None if probe is None else probe(key)
+        answer = cast("Any", terms.policy.probe)(key)
     except Exception as error:
-        raise probe_failed(key) from error
+        raise probe_failed(terms, key) from error
+    return understood(terms, key, answer)
 
 
-def probe_failed(key: Key) -> InDoubtError:
-    """Return the error for a probe that raised: it is the cause."""
-    return InDoubtError("the probe failed, so nobody knows whether the effect happened", key=key)
+def understood(terms: Terms, key: Key, answer: Any) -> ProbeAnswer:
+    """Return the probe's answer.
+
+    Raises:
+        InDoubtError: It is none.
+    """
+    if isinstance(answer, Resolved) or answer is RERUN or answer is UNKNOWN:
+        return answer
+    if answer is None or isinstance(answer, bool):
+        what = repr(answer)
+    elif inspect.isawaitable(answer):
+        what = "an awaitable that nobody awaits here"
+        with suppress(Exception):
+            cast("Any", answer).close()  # a coroutine that is left would warn of itself
+    else:
+        what = f"the class {answer.__qualname__}" if isinstance(answer, type) else f"a {type(answer).__qualname__}"
+    raise probe_failed(terms, key, f"the probe answered {what}, and not Resolved(value), RERUN or UNKNOWN")
+
+
+def probe_failed(terms: Terms, key: Key, what: str = "the probe failed") -> InDoubtError:
+    """Tell that a probe raised, or gave no answer, and return the error to raise."""
+    error = InDoubtError(f"{what}; so nobody knows whether the effect happened", key=key)
+    terms.teller.tell(EventKind.IN_DOUBT, key, error=error)
+    return error
 
 
 def reentrant(key: Key) -> ReentrantCallError:

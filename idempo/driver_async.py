@@ -105,8 +105,8 @@ class AsyncDriver:
         if found.end is not None:
             return False
         here = found.thread == threading.get_ident()
-        # A sync holder of this thread is below us on the stack; a task's own call is above it in its context.
-        if here and found.phase is not Phase.VACANT and (found.task is None or inside(found.owner, flight.task)):
+        # A holder of this very task, or a plain one of this thread, cannot go on before we have ended.
+        if here and found.phase is not Phase.VACANT and (found.task is None or found.task is flight.task):
             flight.phase = Phase.ENDED
             raise answers.reentrant(flight.key)
         return self._terms.policy.wait == 0 and found.phase is not Phase.RUNNING
@@ -180,12 +180,14 @@ class AsyncDriver:
                 return answers.concluded(flight, do, record)
 
     async def _probe(self, flight: Flight) -> Any:
+        terms, key = self._terms, flight.key
         try:
-            answer = answers.probed(self._terms, flight.key)
             try:
-                return await answer if inspect.isawaitable(answer) else answer
+                answer = cast("Any", terms.policy.probe)(key)
+                answer = await answer if inspect.isawaitable(answer) else answer
             except Exception as error:
-                raise answers.probe_failed(flight.key) from error
+                raise answers.probe_failed(terms, key) from error
+            return answers.understood(terms, key, answer)
         except InDoubtError as failed:
             self._hub.flights.finish(flight, Failure(failed))
             raise

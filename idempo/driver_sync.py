@@ -25,6 +25,8 @@ class SyncDriver:
     """Runs one guard's or one function's calls."""
 
     def __init__(self, terms: Terms) -> None:
+        if not terms.take_over:
+            answers.check_probe(terms)
         self._terms = terms
         self._store = cast("Store", terms.store)
         self._hub = hub_of(terms.store)
