@@ -276,3 +276,33 @@ def test_tasks_of_one_loop_are_woken_each_at_its_own_deadline(monkeypatch: pytes
         return refused
 
     assert asyncio.run(scenario()) == [0.1, 0.2, 0.3]
+
+
+def test_a_task_that_waits_in_its_own_process_sleeps_until_it_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviours 11, 18: its loop has nothing to do in between, however long the other runs."""
+    turns: list[object] = []
+    run = asyncio.Handle._run
+
+    def noted(self: asyncio.Handle) -> None:
+        turns.append(self)
+        run(self)
+
+    async def scenario() -> list[str]:
+        guard, begun, end = Idempotency(wait=60), asyncio.Event(), asyncio.Event()
+
+        async def hold() -> str:
+            begun.set()
+            await end.wait()
+            return "held"
+
+        calls = [asyncio.create_task(guard.run_async("k", hold)) for _ in range(3)]
+        await begun.wait()
+        await asyncio.sleep(0.01)  # by then the others have joined
+        turns.clear()
+        await asyncio.sleep(0.2)  # they had time to look up twenty times
+        assert len(turns) <= 3  # of this sleep alone
+        end.set()
+        return await asyncio.gather(*calls)
+
+    monkeypatch.setattr(asyncio.Handle, "_run", noted)
+    assert asyncio.run(scenario()) == ["held"] * 3

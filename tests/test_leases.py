@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +214,31 @@ def test_whoever_is_interrupted_while_starting_the_renewer_leaves_the_next_one_r
 
 
 @pytest.mark.realtime
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_lease_is_known_to_stand_to_its_end_and_no_longer(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 24: counted from when it was asked for, in a plain function as in a coroutine."""
+    clock = SimpleNamespace(monotonic=time.monotonic)
+    monkeypatch.setattr("idempo.operation.time", clock)
+    guard = Idempotency(lease=100, max_run=0)
+
+    def body() -> str:
+        entered, operation = time.monotonic(), current_operation()
+        operation.ensure_held()
+        clock.monotonic = lambda: before + 99.999
+        operation.ensure_held()
+        clock.monotonic = lambda: entered + 100
+        with pytest.raises(LeaseLostError) as caught:
+            operation.ensure_held()
+        assert caught.value.key == KEY
+        return "done"
+
+    async def coroutine() -> str:
+        return body()
+
+    before = time.monotonic()
+    assert (asyncio.run(guard.run_async("k", coroutine)) if is_async else guard.run("k", body)) == "done"
+
+
 def test_a_renewal_that_is_refused_tells_the_function_and_the_observers() -> None:
     """Behaviours 22, 24: the function can stop before its next effect; if it goes on, its value is not lost."""
     store = Blocking()

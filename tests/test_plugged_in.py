@@ -21,8 +21,10 @@ from idempo import (
     ResultNotStoredError,
     State,
     StoreError,
+    StoreFullError,
 )
 from idempo.hub import hub_of
+from idempo.outcomes import Outcomes
 from idempo.testing import AsyncFlakyStore, FakeClock, FlakyStore
 from tests.async_support import SlowStore
 
@@ -51,7 +53,7 @@ class Calls:
             store = AsyncFlakyStore(SlowStore(self.inner), fail, error=error)
         else:
             store = FlakyStore(self.inner, fail, error=error)
-            store.blocking = colour == "pooled"  # type: ignore[attr-defined]
+            store.blocking = colour == "pooled"
         self.store = store
         self.runs = 0
         self.events: list[Event] = []
@@ -230,6 +232,27 @@ def test_a_claim_that_fails_in_whatever_way_is_a_store_error(colour: str) -> Non
     assert calls("paid") == "paid"
 
 
+def test_a_store_that_is_full_is_not_asked_again(colour: str) -> None:
+    """Behaviour 32: it has answered, and would answer the same."""
+    calls = Calls(colour, [("claim", None, "before")], error=lambda call: StoreFullError("full"))
+    with pytest.raises(StoreFullError):
+        calls()
+    assert (calls.runs, calls.store.count("claim"), calls.kinds) == (0, 1, ["store_failed"])
+
+
+def test_a_bug_at_the_end_does_not_hide_what_the_function_raised(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 30: the original is what is raised; the other is told."""
+
+    def encode(*args: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    calls = Calls(colour, replay_errors=ValueError)
+    monkeypatch.setattr(Outcomes, "encode_error", encode)
+    with pytest.raises(ValueError, match="declined"):
+        calls(ValueError("declined"))
+    assert calls.kinds == ["store_failed"]
+
+
 def test_a_claim_that_fails_in_whatever_way_is_done_without_on_request(colour: str) -> None:
     """Behaviour 32: store_errors="run"."""
     calls = Calls(colour, [("claim", None, "before")], error=gone, store_errors="run")
@@ -298,7 +321,7 @@ def test_a_claim_that_is_none_lets_nothing_run(colour: str, answer: Any) -> None
 def test_a_claim_that_is_none_is_done_without_on_request(colour: str) -> None:
     """Behaviour 32: store_errors="run"."""
     calls = Calls(colour, store_errors="run")
-    calls.inner.claim = lambda key, **options: None  # type: ignore[method-assign, assignment, return-value]
+    calls.inner.claim = lambda key, **options: None  # type: ignore[method-assign]
     assert calls("paid") == "paid"
     assert calls.kinds[0] == "store_failed"
 
@@ -306,7 +329,7 @@ def test_a_claim_that_is_none_is_done_without_on_request(colour: str) -> None:
 def test_a_complete_that_answers_nothing_is_a_lost_lease(colour: str) -> None:
     """Behaviour 22: nobody said that the outcome stands; the caller has its value."""
     calls = Calls(colour)
-    calls.inner.complete = lambda key, **options: None  # type: ignore[method-assign, assignment, return-value]
+    calls.inner.complete = lambda key, **options: None  # type: ignore[method-assign]
     with pytest.raises(LeaseLostError) as caught:
         calls("paid")
     assert caught.value.result == "paid"

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from idempo import Claim, Event, EventKind, Idempotency, InProgressError, Key, MemoryStore, ReentrantCallError
+from idempo import (
+    Claim,
+    Event,
+    EventKind,
+    FingerprintMismatchError,
+    Idempotency,
+    InProgressError,
+    Key,
+    MemoryStore,
+    ReentrantCallError,
+)
 from idempo.hub import hub_of
 from idempo.stores.sqlite import SqliteStore
 from idempo.testing import FlakyStore
@@ -273,3 +283,43 @@ def test_a_claim_that_comes_behind_its_own_release_is_made_anew() -> None:
     store.before = lambda key, owner: store.release(key, owner=owner, ttl=60)
     assert Idempotency(store, wait=0).run("k", lambda: "ran") == "ran"
     assert len(hub_of(store).flights) == 0
+
+
+def test_a_thread_that_waits_in_its_own_process_sleeps_until_it_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviours 11, 18: it looks at nothing in between, however long the other runs."""
+    waits: list[float | None] = []
+    wait = threading.Event.wait
+    store = FlakyStore(MemoryStore())
+    holder = Holder(store)
+
+    def noted(self: threading.Event, timeout: float | None = None) -> bool:
+        if threading.current_thread() is waiter:
+            waits.append(timeout)
+        return wait(self, timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", noted)
+    answers: list[Any] = []
+    waiter = threading.Thread(target=lambda: answers.append(Idempotency(store, wait=60).run("k", never)), daemon=True)
+    waiter.start()
+    until(lambda: waits)
+    waiter.join(0.2)  # it had time to look up twenty times
+    assert len(waits) == 1
+    assert waits[0] is not None
+    assert waits[0] > 5  # for as long as the lease of the other is known to stand
+    assert holder.end() == "held"
+    waiter.join(20)
+    assert answers == ["held"]
+    assert len(waits) <= 2  # what is left of its lease may be looked at once more
+
+
+def test_what_a_thread_inherits_of_a_call_is_not_the_call(store: FlakyStore) -> None:
+    """Behaviours 6, 17: in a copy of the body's context, another payload is a mismatch, and no recursion."""
+    guard, answers = Idempotency(store, wait=0), []  # type: ignore[var-annotated]
+
+    def body(_: int) -> str:
+        context = contextvars.copy_context()
+        in_thread(lambda: context.run(guard.run, "k", lambda _: never(), 2), answers).join(20)
+        return "outer"
+
+    assert guard.run("k", body, 1) == "outer"
+    assert [type(answer) for answer in answers] == [FingerprintMismatchError]
