@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Unpack, cast, overload
 
 from idempo._checks import checked_observers, refuse_unknown
 from idempo.blocks import OperationBlock
@@ -37,6 +37,7 @@ from idempo.wrapping import (
     make_terms,
     namespace_of,
     refuse_generators,
+    refuse_own_payload,
     run_unguarded,
     run_unguarded_async,
     wrap,
@@ -100,6 +101,22 @@ class Idempotency:
         self._counts: list[Counts] = [self._terms.teller.counts]
         self._functions: dict[str, Terms] = {}  # decorated by this guard, by namespace
         self._fingerprinter = digests(fingerprinter)
+        self._made: Final = True
+
+    if not TYPE_CHECKING:  # type checkers would let anything be set, where they see that there is a method for it
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if "_made" in self.__dict__:
+                raise AttributeError(f"a guard is immutable: {name} cannot be set; make another one")
+            super().__setattr__(name, value)
+
+        def __delattr__(self, name: str) -> NoReturn:
+            raise AttributeError(f"a guard is immutable: {name} cannot be deleted")
+
+    def __repr__(self) -> str:
+        return (
+            f"Idempotency(<{type(self.store).__name__}>, namespace={self.namespace!r})"  # a store's own may tell more
+        )
 
     def run(self, key: Any, fn: Callable[..., R], /, *args: Any, payload: Any = _UNSET, **kwargs: Any) -> R:
         """Run ``fn(*args, **kwargs)`` once for this key, or return the first outcome.
@@ -108,18 +125,21 @@ class Idempotency:
             key: A str, int, UUID, Enum, bytes, or a tuple of these.
             fn: A plain function.
             *args: Its arguments, which are the payload as they are spelled; none of them, and nothing is checked.
-            payload: What is fingerprinted instead; None checks nothing.
+            payload: What is fingerprinted instead; None checks nothing. It is not passed on: ``fn`` must have no
+                parameter of this name, or be given it by `functools.partial`.
             **kwargs: Its keyword arguments.
 
         Raises:
             TypeError: ``fn`` is a generator or a coroutine function, or returns a coroutine (use ``run_async``); or the
-                store is an AsyncStore.
+                store is an AsyncStore; or ``payload`` is given, and a parameter of ``fn``.
             IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
         """
         if not is_simple(fn):
             refuse_generators(fn)
             if is_coroutine_function(fn):
                 raise TypeError("run() is for plain functions; for a coroutine function use `await run_async(...)`")
+        if payload is not _UNSET:
+            refuse_own_payload(fn)
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
             return run_unguarded(Key(*id_), fn, args, kwargs)
@@ -133,11 +153,13 @@ class Idempotency:
         A function that returns no awaitable has run all the same, so what it returns is the outcome.
 
         Raises:
-            TypeError: ``fn`` is a generator.
+            TypeError: ``fn`` is a generator; or ``payload`` is given, and a parameter of ``fn``.
             IdempotencyError: Any of idempo's errors; which, and whether anything ran, is said by each class.
         """
         if not is_simple(fn):
             refuse_generators(fn)
+        if payload is not _UNSET:
+            refuse_own_payload(fn)
         id_ = (self.namespace, key_text(key))
         if unguarded.depth:
             return cast("R", await run_unguarded_async(Key(*id_), call_coroutine, (fn, *args), kwargs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from inspect import Parameter
 from types import CoroutineType, FunctionType, MethodType
 from typing import Any, Final, TypeVar, cast
 
@@ -62,6 +63,25 @@ def refuse_generators(fn: Any) -> None:
     """
     if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in (fn, type(fn).__call__)):
         raise TypeError(f"{_name_of(fn)} is a generator: its end cannot be an outcome; guard what consumes it")
+
+
+def refuse_own_payload(fn: Any) -> None:
+    """Refuse a function that has a parameter ``payload``, which is not already given, where `run` is given one.
+
+    Raises:
+        TypeError: It has.
+    """
+    if isinstance(fn, functools.partial) and "payload" in fn.keywords:
+        return
+    try:
+        parameters = inspect.signature(fn).parameters
+    except ValueError:  # written in C, and does not tell
+        return
+    if "payload" in parameters and parameters["payload"].kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
+        raise TypeError(
+            f"{_name_of(fn)}() has a parameter payload of its own: which one is meant? For the function's, give it by "
+            "its place or by functools.partial(fn, payload=...)"
+        )
 
 
 async def call_coroutine(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from idempo import Event, Idempotency, JsonCodec, MemoryStore, idempotent
+from idempo import Event, Fingerprinter, Idempotency, JsonCodec, MemoryStore, idempotent
 from idempo._time import LONGEST
 from idempo.seals import Signed
 
@@ -177,3 +178,62 @@ def test_the_longest_durations_can_be_used() -> None:
     record = guard.lookup("a")
     assert record is not None
     assert record.expires_in == pytest.approx(LONGEST)
+
+
+def test_a_guard_is_immutable_and_shows_what_it_is_without_secrets() -> None:
+    """What was settled once cannot be half changed."""
+    guard: Any = Idempotency(
+        MemoryStore(), namespace="billing", fingerprinter=Fingerprinter(secret=b"0123456789abcdef"), ttl=60
+    )
+    assert repr(guard) == "Idempotency(<MemoryStore>, namespace='billing')"
+    for name in ("namespace", "store", "policy", "_terms", "nothing"):
+        with pytest.raises(AttributeError, match=f"a guard is immutable: {name} cannot be set; make another one"):
+            setattr(guard, name, "x")
+    with pytest.raises(AttributeError, match="a guard is immutable: namespace cannot be deleted"):
+        del guard.namespace
+    assert guard.run("a", len, "abc") == 3
+
+
+def publish(topic: str, payload: bytes = b"") -> str:
+    """Has a parameter named as one of run's."""
+    return f"{topic}: {payload!r}"
+
+
+async def publish_later(topic: str, *, payload: bytes = b"") -> str:
+    """Has a parameter named as one of run_async's."""
+    return publish(topic, payload)
+
+
+def forward(*args: Any, **options: Any) -> dict[str, Any]:
+    """Takes whatever it is given by name."""
+    return options
+
+
+@pytest.mark.parametrize("payload", [b"x", None])
+def test_payload_is_not_taken_from_a_function_that_has_such_a_parameter(payload: Any) -> None:
+    """Which of the two was meant cannot be told, and the function would run without it."""
+    guard = Idempotency()
+
+    @functools.wraps(publish)
+    def wrapped(*args: Any, **kwargs: Any) -> str:
+        return publish(*args, **kwargs)
+
+    told = r"(publish\w*|partial)\(\) has a parameter payload of its own: .* functools.partial\(fn, payload=...\)"
+    for fn in (publish, wrapped, idempotent(key="topic")(publish), functools.partial(publish, "topic")):
+        with pytest.raises(TypeError, match=told):
+            guard.run("a", fn, payload=payload)
+    with pytest.raises(TypeError, match=told):
+        asyncio.run(guard.run_async("a", publish_later, "topic", payload=payload))
+    assert guard.lookup("a") is None
+
+
+def test_the_ways_round_a_parameter_named_payload() -> None:
+    """A partial that gives it, or its place; what takes any name is not asked."""
+    guard = Idempotency()
+    assert guard.run("a", functools.partial(publish, payload=b"x"), "topic", payload="x") == "topic: b'x'"
+    assert guard.run("b", publish, "topic", b"x") == "topic: b'x'"
+    assert guard.run("c", forward, payload=b"x", more=1) == {"more": 1}
+    assert guard.run("d", int, "7", payload=None) == 7  # tells no parameters, or has none of the name
+    assert guard.run("e", dict, payload=None) == {}
+    later = functools.partial(publish_later, payload=b"x")
+    assert asyncio.run(guard.run_async("f", later, "topic", payload=None)) == "topic: b'x'"

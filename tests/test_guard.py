@@ -332,10 +332,10 @@ def test_a_call_within_a_call_is_recursion_only_for_the_keys_around_it(shop: Sho
                 raised.append(type(error))
 
     async def nested() -> None:
-        await shop.guard.run_async("outer", shop.guard.run_async, "inner", within, payload=None)
+        await shop.guard.run_async("outer", lambda: shop.guard.run_async("inner", within))
 
     if shop.colour == "sync":
-        shop.guard.run("outer", shop.guard.run, "inner", within_sync, payload=None)
+        shop.guard.run("outer", lambda: shop.guard.run("inner", within_sync))
     else:
         asyncio.run(nested())
     assert raised == [InProgressError, ReentrantCallError, ReentrantCallError]

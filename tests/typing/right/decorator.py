@@ -246,6 +246,10 @@ Idempotency(in_doubt=look_async)
 Idempotency(in_doubt=wrong_probe)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+guard.namespace = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+guard.nothing = 3  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 # run and operation
 
 
