@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,12 +74,8 @@ class MemoryStore:
         self._lock = new_lock()
         self._running: dict[Id, Entry] = {}
         self._released: dict[Id, Entry] = {}
-        self._completed: LRUCache[Id, Entry]
-        if max_bytes is None:
-            self._completed = LRUCache(max_records)
-        else:
-            limit = max_bytes
-            self._completed = LRUCache(limit, lambda entry: min(limit, len(entry.outcome or b"") + _OVERHEAD))
+        # Without a limit of its own, by which it would evict unseen, and also where nothing must be evicted.
+        self._completed: LRUCache[Id, Entry] = LRUCache(math.inf, None if max_bytes is None else _bytes_of)
         self._max_bytes = max_bytes
         self._expiry = Expiry()
         self._watchers: dict[Id, list[Callable[[], None]]] = {}
@@ -208,6 +205,8 @@ class MemoryStore:
             entry = self._find(id_, now)
             held = entry is not None
             if entry is None:
+                if len(self) >= self._max_records:
+                    return False  # no room to bar a claim that may be on its way
                 entry = Entry(id_, owner, None, 0, next(self._tokens), None)
             elif entry.owner != owner or entry.outcome is not None:
                 return False
@@ -332,21 +331,25 @@ class MemoryStore:
         self._expiry.take_out(entry)
 
     def _free_bytes(self, size: int, limit: int) -> None:
-        # LRUCache would evict as well, but unseen.
         while self._completed and self._completed.currsize + size > limit:
             self._evict()
 
     def _make_room(self, key: Key) -> None:
-        if self._released:
-            self._drop(next(iter(self._released.values())))
-        elif self._completed and self._on_full == "evict":
-            self._evict()
-        else:
-            raise StoreFullError(
-                f"the memory store is full: {len(self._running)} of {self._max_records} records are running or in"
-                " doubt; raise max_records",
-                key=key,
-            )
+        while len(self) >= self._max_records:
+            if self._released:
+                id_, entry = next(iter(self._released.items()))
+                if id_ in self._running:  # an interrupt left it: the key is claimed again
+                    del self._released[id_]
+                else:
+                    self._drop(entry)
+            elif self._completed and self._on_full == "evict":
+                self._evict()
+            else:
+                raise StoreFullError(
+                    f"the memory store is full: {len(self._running)} of {self._max_records} records are running or in"
+                    " doubt; raise max_records",
+                    key=key,
+                )
 
     def _evict(self) -> None:
         _, entry = self._completed.popitem()
@@ -366,6 +369,10 @@ class MemoryStore:
                 watchers = list(self._watchers.get(id_, ()))
             for wake in watchers:
                 wake()
+
+
+def _bytes_of(entry: Entry) -> int:
+    return len(entry.outcome or b"") + _OVERHEAD
 
 
 def _check_limit(limit: object, name: str) -> None:
