@@ -308,6 +308,46 @@ def test_whatever_the_handler_raises_stops_nothing() -> None:
     assert told.done == 1
 
 
+def test_what_waits_for_another_process_is_told_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds of nothing but waiting for what others hold are told, once; what runs here is no silence."""
+    now = [100.0]
+    monkeypatch.setattr("idempo.demo.handling.monotonic", lambda: now[0])
+    asked = threading.Semaphore(0)
+    may_end = {"runs here": threading.Event(), "one": threading.Event(), "another": threading.Event()}
+    told = Told(MemoryStore(), ledger, lease=9, wait=12)
+
+    def book(_: object, desk: Desk) -> None:
+        desk.ran = desk.delivery.id == "runs here"
+        asked.release()
+        assert may_end[desk.delivery.id].wait(timeout=30)
+
+    def hand_in(event: str) -> threading.Thread:
+        thread = threading.Thread(target=told.handler.handle, args=(delivery(event),))
+        thread.start()
+        assert asked.acquire(timeout=30)
+        return thread
+
+    monkeypatch.setattr(told.handler, "_book", book)
+    runs_here, one = hand_in("runs here"), hand_in("one")
+    now[0] += 8.5
+    told.handler.look_up()  # something runs here
+    another = hand_in("another")
+    now[0] += 1.5
+    may_end["runs here"].set()
+    runs_here.join()
+    told.handler.look_up()  # one of them waits for a second and a half
+    assert told.lines == []
+    now[0] += 1
+    told.handler.look_up()
+    told.handler.look_up()
+    assert told.lines == ["waiting up to 10 s for what another process holds, or held when it died"]
+    for event, thread in (("one", one), ("another", another)):
+        may_end[event].set()
+        thread.join()
+    told.handler.look_up()
+    assert len(told.lines) == 1
+
+
 def test_an_id_that_somebody_else_holds_is_busy(ledger: Ledger) -> None:
     """Behaviour 16: when another holds the id for longer than a duplicate waits, nothing runs."""
     entered, may_end = threading.Event(), threading.Event()
@@ -358,7 +398,9 @@ def test_no_input_is_no_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     """Of nothing, nothing is booked, and that is right."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     assert main(["demo", "-"]) == 0
-    assert "0 deliveries of 0 events from standard input" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.startswith("0 deliveries of 0 events from standard input\n")
+    assert text.endswith("  bad lines   0   no delivery\n\nThe ledger is right: nothing was to be booked.\n")
 
 
 def test_input_that_breaks_off_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -487,7 +529,7 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "",
         "  ran         1   the handler ran, and its result was stored",
         "  replayed    1   a duplicate got the first outcome",
-        "  waited      0   times that a duplicate waited for the first to end",
+        "  waited      0   times that a delivery waited for another of its event",
         "  refused     1   an id was used again for another payload",
         "  failed      0   the handler raised",
         "  bad lines   1   no delivery",
@@ -514,7 +556,9 @@ def test_a_bar_on_a_terminal_shows_how_far_it_is(
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["demo", str(path), "--workers", "1"]) == 0
     shown = terminal.getvalue()
-    assert "100%" in shown
+    shares = [int(share) for share in re.findall(r"\] +(\d+)%", shown)]
+    assert 50 <= shares[-1] <= 100
+    assert shares == sorted(shares)
     assert "line 4: not a JSON object but an array\n" in shown
     assert shown.endswith("\r\x1b[K")
 
@@ -528,6 +572,17 @@ def test_the_page_shows_what_a_run_shows(capsys: pytest.CaptureFixture[str]) -> 
         return re.sub(r"\d+\.\d s", "N s", re.sub(r"waited +\d+", "waited N", text))
 
     assert steady(capsys.readouterr().out) in steady(page)
+
+
+def test_the_page_has_every_key_of_the_report(demo: Any) -> None:
+    """docs/demo.md explains each key that --json gives, and the keys within."""
+    _, report, _ = demo("--work", "0")
+    rows = re.findall(r"^\| (`\w+`[^|]*) \|(.*)\|$", (DOCS / "demo.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = [(re.findall(r"`(\w+)`", keys), set(re.findall(r"`(\w+)`", meaning))) for keys, meaning in rows]
+    assert {key for keys, _ in rows for key in keys} == set(report)
+    within = {keys[0]: names for keys, names in rows}
+    assert within["tally"] == set(report["tally"])
+    assert within["ledger"] == set(report["ledger"]) | {"booked", "expected"}
 
 
 # Real processes
@@ -617,7 +672,9 @@ def test_two_processes_share_the_work(small: str, tmp_path: Path) -> None:
     assert sum(report["tally"]["ran"] for report in reports) == SMALL_RUNS
     assert all(report["ledger"]["right"] for report in reports)
     for line in "".join(err for _, err in outputs).splitlines():
-        assert re.fullmatch(r"line \d+: event 'evt_\w+' (refused|failed): .+|[\d,]+ deliveries handled", line)
+        assert re.fullmatch(
+            r"line \d+: event 'evt_\w+' (refused|failed): .+|[\d,]+ deliveries handled|waiting up to .+", line
+        )
     assert is_right(path)
 
 
@@ -632,6 +689,21 @@ def test_ctrl_c_ends_it_cleanly() -> None:
     assert "Traceback" not in err
     assert "from the sample, stopped before the end" in out
     assert "The ledger is right" in out
+
+
+def test_ctrl_c_begins_nothing_more(tmp_path: Path) -> None:
+    """What is only queued when Ctrl-C comes is not worked off, and is not missing in the ledger."""
+    path = tmp_path / "deliveries.jsonl"
+    path.write_bytes(lines(*[charge(f"evt_{number}") for number in range(7)]) + b"\n")
+    with started(str(path), "--work", "2", "--workers", "2", "--json") as process:
+        read_until(process, "line 8: blank")  # seven deliveries are in hand or queued: all that there is room for
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    report = json.loads(out)
+    assert report["stopped"] is True
+    assert 1 <= report["tally"]["ran"] == report["ledger"]["events"] <= 2
+    assert report["ledger"]["right"] is True
 
 
 def test_ctrl_c_twice_ends_it_at_once(tmp_path: Path) -> None:

@@ -166,6 +166,19 @@ def test_what_an_earlier_run_booked_is_kept(tmp_path: Path, expectation: Expecta
     assert verdict.accounts == {"EUR": Account(10, 10)}
 
 
+def test_what_was_not_begun_is_not_expected(ledger: Ledger, expectation: Expectation) -> None:
+    """A delivery that is taken back takes its event along, unless an earlier delivery of it had brought that."""
+    first, again, other = delivery("a", line=1), delivery("a", line=2), delivery("b", line=3)
+    for seen in (first, again, other):
+        expectation.see(seen)
+    for dropped in (again, other):
+        expectation.take_back(dropped)
+    ledger.book("1", "a", TEN)
+    verdict = audit(ledger, expectation)
+    assert verdict.right
+    assert verdict.events == 1
+
+
 # The workers
 
 
@@ -269,6 +282,52 @@ def test_a_mistake_in_the_handler_stops_the_work(where: str) -> None:
             workers.finish()
         for number in range(100):
             workers.submit(delivery(str(number)))
+
+
+def test_what_is_only_queued_when_it_stops_is_not_begun() -> None:
+    """What a thread has in its hands comes to its end; what is queued, or waits for room, is dropped, in order."""
+    begun, gate = threading.Semaphore(0), threading.Event()
+    handled: list[int] = []
+
+    def handle(seen: Delivery) -> None:
+        begun.release()
+        assert gate.wait(timeout=30)
+        handled.append(seen.line)
+
+    workers = Workers(handle, 2)
+    for line in range(1, 9):
+        workers.submit(delivery(str(line), line=line))
+    for _ in range(2):
+        assert begun.acquire(timeout=30)
+    thread = _in_thread(lambda: workers.submit(delivery("9", line=9)))
+    workers.stop()
+    thread.join()
+    workers.submit(delivery("10", line=10))
+    gate.set()
+    workers.finish()
+    assert sorted(handled) == [1, 2]
+    assert [dropped.line for dropped in workers.dropped] == [3, 4, 5, 6, 7, 8, 9, 10]
+
+
+def test_what_was_stopped_when_all_was_handled_has_dropped_nothing() -> None:
+    workers = Workers(lambda _: None, 2)
+    workers.submit(delivery("a"))
+    workers.finish()
+    workers.stop()
+    assert workers.dropped == []
+
+
+def test_whoever_waits_for_the_workers_looks_up_now_and_then() -> None:
+    """While nothing lands, what is passed as ``look_up`` is called again and again."""
+    looked = threading.Semaphore(0)
+
+    def handle(_: Delivery) -> None:
+        for _ in range(3):
+            assert looked.acquire(timeout=30)
+
+    workers = Workers(handle, 1, look_up=looked.release)
+    workers.submit(delivery("a"))
+    workers.finish()
 
 
 # Ctrl-C
@@ -391,7 +450,9 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(stream, 1000)
     progress.read(500)
     progress.handled()
-    assert stream.getvalue() == "\r\x1b[K[##############..............]  50%  1 deliveries handled"
+    progress.read(500)
+    progress.read(500)
+    assert stream.getvalue() == "\r\x1b[K[###############...............]  50%  1 delivery handled"
     progress.handled()
     assert stream.getvalue().count("\r") == 1
     now[0] += 0.125
@@ -412,14 +473,45 @@ def test_a_narrow_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> Non
     progress = Progress(stream, 10)
     progress.read(11)
     progress.handled()
-    assert stream.getvalue() == "\r\x1b[K[] 100%  1 deliveries handled"
+    assert stream.getvalue() == "\r\x1b[K[] 100%  1 delivery handled"
 
 
 def test_no_share_of_an_input_without_end() -> None:
     """Of a stream nobody knows the end: the bar only counts."""
     stream = Terminal()
     Progress(stream, None).handled()
-    assert stream.getvalue() == "\r\x1b[K1 deliveries handled"
+    assert stream.getvalue() == "\r\x1b[K1 delivery handled"
+
+
+def test_the_bar_and_the_number_are_of_what_was_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar goes by the deliveries that ended, as the number does, not by those that were read ahead of them."""
+    monkeypatch.setenv("COLUMNS", "60")
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stream = Terminal()
+    progress = Progress(stream, 1000)
+    for position in range(100, 900, 100):
+        progress.read(position)
+    shown = []
+    for step in (progress.handled, progress.handled, progress.skipped, progress.handled):
+        step()
+        now[0] += 1
+        shown.append(stream.getvalue().rpartition("]")[2])
+    assert shown == [
+        "  10%  1 delivery handled",
+        "  20%  2 deliveries handled",
+        "  20%  2 deliveries handled",  # a bad line is told on a line of its own, which draws the bar anew
+        "  40%  3 deliveries handled",
+    ]
+
+
+def test_a_last_word_stands_below_the_bar_that_it_takes_away() -> None:
+    """Nothing is drawn after it, and the terminal's next line is free."""
+    stream = Terminal()
+    progress = Progress(stream, None)
+    progress.handled()
+    progress.end("stopped at once")
+    assert stream.getvalue() == "\r\x1b[K1 delivery handled\r\x1b[Kstopped at once\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe that nobody reads is another error there")

@@ -203,21 +203,28 @@ def _work_through(
     handler = Handler(guard, ledger, work=options.work, tell=progress.tell, done=progress.handled)
     with closing(Expectation()) as expectation:
         try:
-            workers = Workers(handler.handle, options.workers)
-            with Interrupts(lambda: progress.tell(_STOPPING)) as interrupts:
+            workers = Workers(handler.handle, options.workers, handler.look_up)
+
+            def stop() -> None:  # pragma: no cover  # in a thread that is not started by `threading`: not traced
+                workers.stop()
+                progress.tell(_STOPPING)
+
+            with Interrupts(stop) as interrupts:
                 intake = feed(stream, source, expectation, workers, progress, interrupts)
                 workers.finish()
         except KeyboardInterrupt:
             # The second one. The workers hold the store and the ledger, so nothing can be closed: like a kill.
-            progress.tell("stopped at once")
+            progress.end("stopped at once")
             os._exit(INTERRUPTED)
+        for delivery in workers.dropped:
+            expectation.take_back(delivery)
         verdict = audit(ledger, expectation)
     report = Report(
         source=source,
         store=options.store.text,
         workers=options.workers,
         seconds=time.monotonic() - started,
-        stopped=intake.stopped,
+        stopped=intake.stopped or bool(workers.dropped),
         bad_lines=intake.bad_lines,
         tally=handler.tally,
         stats=handler.stats(),

@@ -65,6 +65,7 @@ def feed(
             progress.read(stream.tell())
         if isinstance(line, BadLine):
             intake.bad_lines += 1
+            progress.skipped()
             progress.tell(f"line {line.line}: {line.reason}")
             continue
         expectation.see(line)

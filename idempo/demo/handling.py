@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, Literal, TypeAlias
 
 import attrs
@@ -15,6 +17,9 @@ from idempo.demo.ledger import Ledger, has_account
 
 TRIES: Final = 3
 """How often a delivery whose handler failed is handed in: a provider sends it again until it is told "done"."""
+
+SILENCE: Final = 2.0
+"""Seconds for which all deliveries in hand wait for another process before that is told."""
 
 End: TypeAlias = Literal["ran", "replayed", "refused", "busy", "failed", "retried"]
 
@@ -42,7 +47,7 @@ class Booking:
     amount: int
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Desk:
     """What the handler works with, and what it leaves there. None of it is payload.
 
@@ -53,6 +58,7 @@ class Desk:
         fault: What goes wrong at this try; one of the delivery's faults, or None.
         ran: Whether the handler ran, as opposed to a stored outcome being replayed.
         found_booked: Whether the ledger had this booking already when the handler came to book it.
+        since: When this try began, by the monotonic clock.
     """
 
     delivery: Delivery
@@ -61,6 +67,7 @@ class Desk:
     fault: str | None = None
     ran: bool = False
     found_booked: bool = False
+    since: float = attrs.Factory(monotonic)
 
     def pretend_to_work(self) -> None:
         """Take half of the time that the handler pretends to work."""
@@ -129,7 +136,7 @@ class Handler:
         guard: What keeps an event from being handled twice.
         ledger: Where to book.
         work: How long the handler pretends to work, in seconds; that duplicates come while it runs, and a kill, too.
-        tell: Called with a line of text for each delivery that nobody handled.
+        tell: Called with a line of text for each delivery that nobody handled, and when all of them wait.
         done: Called after each delivery that has ended.
     """
 
@@ -148,6 +155,9 @@ class Handler:
         self._tell = tell
         self._done = done
         self._lock = threading.Lock()
+        self._wait = guard.policy.wait
+        self._desks: set[Desk] = set()
+        self._silent = False
         self.tally: Final = Tally()
 
     def stats(self) -> Stats:
@@ -157,20 +167,38 @@ class Handler:
     def handle(self, delivery: Delivery) -> None:
         """Handle one delivery to its end. Whatever the handler raises is counted and told, and goes no further."""
         desk = Desk(delivery, self._ledger, self._work, delivery.fault)
+        with self._lock:
+            self._desks.add(desk)
         tries = 0
         while True:
             tries += 1
-            desk.ran = desk.found_booked = False
+            desk.since, desk.ran, desk.found_booked = monotonic(), False, False
             try:
                 end = self._end_of_try(desk)
             except NoAnswerError as error:
                 end = "retried" if tries < TRIES else self._failed(delivery, error)
             with self._lock:
                 self.tally.add(end, found_booked=desk.found_booked)
+                if end != "retried":
+                    self._desks.remove(desk)
             if end != "retried":
                 break
             desk.fault = None
         self._done()
+
+    def look_up(self) -> None:
+        """Tell, once for each time that it happens, that all deliveries in hand wait for what another process holds.
+
+        None of them runs here then, so whoever they wait for is elsewhere, or dead: then until its lease runs out.
+        """
+        with self._lock:
+            ran = any(desk.ran for desk in self._desks)
+            waited = 0.0 if ran else monotonic() - max((desk.since for desk in self._desks), default=math.inf)
+        silent = waited >= SILENCE
+        if silent and not self._silent:
+            left = math.ceil(max(self._wait - waited, 0))
+            self._tell(f"waiting up to {left} s for what another process holds, or held when it died")
+        self._silent = silent
 
     def _end_of_try(self, desk: Desk) -> End:
         """Hand the delivery in once, and return the count in which it ends.

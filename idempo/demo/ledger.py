@@ -117,14 +117,21 @@ class Expectation:
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
-        self._db.execute("CREATE TABLE first (event TEXT PRIMARY KEY, currency TEXT, amount INTEGER) WITHOUT ROWID")
+        self._db.execute(
+            "CREATE TABLE first (event TEXT PRIMARY KEY, currency TEXT, amount INTEGER, line INTEGER) WITHOUT ROWID"
+        )
         self._db.execute("BEGIN")  # never committed: the count dies with the process, as it should
 
     def see(self, delivery: Delivery) -> None:
         """Take note of a delivery, in the order of the input."""
         money = delivery.money if delivery.money and has_account(delivery.money) else None
-        values = (delivery.id, money.currency, money.amount) if money else (delivery.id, None, None)
-        self._db.execute("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", values)
+        currency, amount = (money.currency, money.amount) if money else (None, None)
+        values = (delivery.id, currency, amount, delivery.line)
+        self._db.execute("INSERT OR IGNORE INTO first VALUES (?, ?, ?, ?)", values)
+
+    def take_back(self, delivery: Delivery) -> None:
+        """Forget a delivery that nobody began to handle; those that came after it must be taken back as well."""
+        self._db.execute("DELETE FROM first WHERE event = ? AND line = ?", (delivery.id, delivery.line))
 
     def __iter__(self) -> Iterator[tuple[str, Money | None]]:
         """Yield each event's id and what it should have booked."""

@@ -29,7 +29,10 @@ class Progress:
         self._bar = stream.isatty()
         self._lock = threading.Lock()
         self._handled = 0
+        self._skipped = 0
+        self._lines = 0
         self._read = 0
+        self._share = 0.0
         self._drawn_at = float("-inf")
 
     @property
@@ -38,8 +41,15 @@ class Progress:
         return self._bar and bool(self._total)
 
     def read(self, position: int) -> None:
-        """Take note of how many bytes of the input have been read."""
-        self._read = position
+        """Take note of one more line, and of how many bytes of the input have been read with it."""
+        with self._lock:
+            self._lines += 1
+            self._read = position
+
+    def skipped(self) -> None:
+        """Take note of a line that is no delivery: nobody will handle it."""
+        with self._lock:
+            self._skipped += 1
 
     def handled(self) -> None:
         """Take note of one more delivery that has been handled."""
@@ -58,21 +68,25 @@ class Progress:
             if self._bar:
                 self._draw()
 
-    def end(self) -> None:
-        """Take the bar away."""
+    def end(self, message: str = "") -> None:
+        """Take the bar away, and write a message, if there is one, as the last."""
         with self._lock:
-            if self._bar:
-                self._write(_ERASE)
+            if self._bar or message:
+                self._write((_ERASE if self._bar else "") + (f"{message}\n" if message else ""))
                 self._bar = False
 
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
-        text = f"{self._handled:,} deliveries handled"
+        text = f"{self._handled:,} {'delivery' if self._handled == 1 else 'deliveries'} handled"
         if self._total:
-            share = min(self._read / self._total, 1.0)
+            if self._lines:
+                # Of the bytes that were read, as many as of the lines: what is read ahead is not handled. Lines are not
+                # of one length, so the share could fall a little.
+                done = self._read * (self._handled + self._skipped) / self._lines
+                self._share = min(max(done / self._total, self._share), 1.0)
             width = max(min(shutil.get_terminal_size().columns - len(text) - 12, 40), 0)
-            full = int(share * width)
-            text = f"[{'#' * full}{'.' * (width - full)}] {share:4.0%}  {text}"
+            full = int(self._share * width)
+            text = f"[{'#' * full}{'.' * (width - full)}] {self._share:4.0%}  {text}"
         self._write(_ERASE + text)
 
     def _write(self, text: str) -> None:

@@ -66,13 +66,16 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield from _columns(_counts(report), left=(0, 2))
     yield ""
-    rows = [
+    accounts = [
         (currency, f"{account.booked:,}", f"{account.expected:,}", "right" if account.right else "WRONG")
         for currency, account in verdict.accounts.items()
     ]
-    yield from _columns([("ledger", "booked", "expected", "in minor units"), *rows], left=(0, 3))
-    yield ""
-    if verdict.right:
+    if accounts:
+        yield from _columns([("ledger", "booked", "expected", "in minor units"), *accounts], left=(0, 3))
+        yield ""
+    if verdict.right and not accounts:
+        yield "The ledger is right: nothing was to be booked."
+    elif verdict.right:
         entries = _number(verdict.entries, "entry", "entries")
         yield f"The ledger is right: {entries}, one for each event that moves money."
     else:
@@ -83,7 +86,7 @@ def _counts(report: Report) -> Iterator[tuple[str, str, str]]:
     tally = report.tally
     yield "ran", f"{tally.ran:,}", "the handler ran, and its result was stored"
     yield "replayed", f"{tally.replayed:,}", "a duplicate got the first outcome"
-    yield "waited", f"{report.stats.waited:,}", "times that a duplicate waited for the first to end"
+    yield "waited", f"{report.stats.waited:,}", "times that a delivery waited for another of its event"
     yield "refused", f"{tally.refused:,}", "an id was used again for another payload"
     yield "failed", f"{tally.failed:,}", "the handler raised"
     yield "bad lines", f"{report.bad_lines:,}", "no delivery"
