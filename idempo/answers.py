@@ -250,7 +250,8 @@ def lease_lost(
 ) -> LeaseLostError:
     """Tell that a finished function held its key no more, and return the error that carries its value."""
     error = LeaseLostError(why, key=flight.key, result=flight.value)
-    flight.terms.teller.tell(EventKind.LEASE_LOST, flight.key, flight.attempt, error=error)
+    if flight.stands_until:  # else the renewer has heard of it first, and told
+        flight.terms.teller.tell(EventKind.LEASE_LOST, flight.key, flight.attempt, error=error)
     return error
 
 
@@ -284,6 +285,8 @@ def left_behind(flight: Flight, end: End, error: BaseException, *, held: bool) -
     """Tell how the claim of a function that raised was ended."""
     kind = EventKind.RELEASED if end is End.RELEASE else EventKind.IN_DOUBT
     if not held and flight.attempt:
+        if not flight.stands_until:  # the renewer has heard of it first, and told
+            return
         kind = EventKind.LEASE_LOST
     flight.terms.teller.tell(kind, flight.key, flight.attempt, error=error)
 
@@ -309,13 +312,16 @@ def encode_error(flight: Flight, error: BaseException) -> tuple[bytes, EventKind
     """
     namespace, value = flight.id
     try:
-        return flight.terms.outcomes.encode_error(error, namespace, value, flight.bound), EventKind.FAILED
+        encoded = flight.terms.outcomes.encode_error(error, namespace, value, flight.bound)
+        flight.kind = EventKind.FAILED
+        return encoded, EventKind.FAILED
     except CodecError as unkept:
         return _lost(flight, str(unkept)), EventKind.RESULT_LOST
 
 
 def _lost(flight: Flight, reason: str) -> bytes:
     try:
+        flight.kind = EventKind.RESULT_LOST
         return flight.terms.outcomes.encode_lost(reason, *flight.id, flight.bound)
     except CodecError as unsealed:
         flight.terms.teller.tell(EventKind.RESULT_LOST, flight.key, flight.attempt, error=unsealed)

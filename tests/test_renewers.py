@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 
-from idempo import Event, EventKind, Idempotency, Key, LeaseLostError, MemoryStore, current_operation
+from idempo import (
+    Event,
+    EventKind,
+    Idempotency,
+    Key,
+    LeaseLostError,
+    MemoryStore,
+    ResultNotStoredError,
+    current_operation,
+)
 from idempo.hub import hub_of
 from idempo.renewal import Schedule
 from idempo.stores.cas import AsyncCasStore
+from idempo.testing import FlakyStore
 from idempo.testing.backend import AsyncDictBackend, DictBackend
 from tests.async_support import until as until_async
 
@@ -39,6 +49,18 @@ class Slow(AsyncCasStore):
             self.cancels = ""
             raise asyncio.CancelledError
         return await super().complete(key, **options)
+
+
+def lose(store: MemoryStore, error: Exception | None = None) -> None:
+    """Lose the lease, and wait until the renewer has heard of it."""
+    store.delete(Key("default", "k"))
+    while True:
+        try:
+            current_operation().ensure_held()
+        except LeaseLostError:
+            if error is not None:
+                raise error from None
+            return
 
 
 def test_a_late_answer_to_a_renewal_is_none_to_the_offer() -> None:
@@ -74,16 +96,8 @@ def test_an_observer_that_exits_ends_no_renewal(caplog: pytest.LogCaptureFixture
 
     store, other = MemoryStore(), MemoryStore()
 
-    def lose() -> None:
-        store.delete(Key("default", "k"))
-        while True:
-            try:
-                current_operation().ensure_held()
-            except LeaseLostError:
-                return
-
     with pytest.raises(LeaseLostError):
-        Idempotency(store, lease=0.15, observers=[leave]).run("k", lose)
+        Idempotency(store, lease=0.15, observers=[leave]).run("k", lose, store, payload=None)
 
     def last() -> bool:
         time.sleep(0.5)  # past three leases
@@ -165,3 +179,40 @@ def test_a_loop_with_eager_tasks_renews_too() -> None:
         await Idempotency(store, lease=0.15).run_async("k", effect)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("error", [None, ValueError("no")])
+def test_a_lost_lease_is_told_once(error: Exception | None) -> None:
+    """Behaviour 37: by the renewer, which hears of it first, and not again when the function ends."""
+    store = MemoryStore()
+    events: list[str] = []
+    guard = Idempotency(store, lease=0.15, observers=[lambda event: events.append(event.kind.value)])
+    with pytest.raises((LeaseLostError, ValueError)):
+        guard.run("k", lose, store, error, payload=None)
+    assert events == ["lease_lost"]
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize(("declared", "kind"), [(True, "failed"), (False, "result_lost")])
+def test_an_outcome_that_is_stored_late_is_told_as_what_it_is(declared: bool, kind: str) -> None:
+    """Behaviours 33, 37: a declared error, or one that could not be kept, is no value."""
+    store = FlakyStore(MemoryStore(), [("complete", 1, "before"), ("complete", 2, "before"), ("complete", 3, "before")])
+    events: list[str] = []
+    told = threading.Event()
+
+    def observe(event: Event) -> None:
+        events.append(event.kind.value)
+        if event.kind.value == kind:
+            told.set()
+
+    def fail() -> object:
+        if declared:
+            raise LookupError("out of stock")
+        return threading.Lock()
+
+    guard = Idempotency(store, lease=0.1, replay_errors=LookupError, observers=[observe])
+    with pytest.raises((LookupError, ResultNotStoredError)):
+        guard.run("k", fail)
+    assert told.wait(20)
+    assert "executed" not in events
