@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from idempo.choosing import Drivers
 from idempo.flights import Flight, Id
-from idempo.operation import Operation, _current, still_open, unguarded
+from idempo.operation import Operation, current, still_open, unguarded
 from idempo.records import Key
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class OperationBlock:
 
     def _open(self, make: type[_OperationT], replayed: Replayed | None) -> _OperationT:
         """Make the operation of the block that begins now."""
-        flight, outer = self._flight, _current.get()
+        flight, outer = self._flight, current.get()
         if flight is None:
             operation = make(Key(*self._id), outer=outer)
         elif replayed is not None:
@@ -198,7 +198,7 @@ class OperationBlock:
         # No `reset` by a token: an interrupt could come between the setting and the keeping of the token.
         self._operation, self._outer = operation, outer
         if operation.fresh:
-            _current.set(operation)
+            current.set(operation)
         return operation
 
     def _close(self) -> None:
@@ -206,8 +206,8 @@ class OperationBlock:
         if operation is not None:
             operation._closed = True
             # A generator may be closed in another context than it was begun in: there is nothing to put back there.
-            if _current.get() is operation:
-                _current.set(self._outer)
+            if current.get() is operation:
+                current.set(self._outer)
 
 
 _OperationT = TypeVar("_OperationT", BlockOperation, AsyncBlockOperation)

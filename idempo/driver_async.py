@@ -17,7 +17,7 @@ from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, 
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, new_owner
 from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, answered, begin_on, landed, loop_renewer, shielded, watching
-from idempo.operation import _current, inside, operation_of
+from idempo.operation import current, inside, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import TransactionalStore
 from idempo.records import Claim, EventKind, Record
@@ -63,14 +63,14 @@ class AsyncDriver:
                 replayed = await self.enter(flight)
                 if replayed is not None:
                     return replayed.value
-            outer = _current.get()
-            reset = _current.set(operation_of(flight, outer))
+            outer = current.get()
+            reset = current.set(operation_of(flight, outer))
             try:
                 flight.value = await fn(*args, **kwargs)
                 flight.returned = True
             finally:
                 try:  # noqa: SIM105 (a context manager costs every call)
-                    _current.reset(reset)
+                    current.reset(reset)
                 except ValueError:  # closed in another context, by the garbage collector: nothing to put back there
                     pass
             return await self.complete(flight)

@@ -14,7 +14,7 @@ from idempo.decisions import Do, End, after_claim, after_error, agree, failure
 from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup, new_owner
 from idempo.hub import hub_of
-from idempo.operation import _current, inside, operation_of
+from idempo.operation import current, inside, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import Store, WatchableStore
 from idempo.records import Claim, EventKind, Record
@@ -55,13 +55,13 @@ class SyncDriver:
                 replayed = self.enter(flight)
                 if replayed is not None:
                     return replayed.value
-            outer = _current.get()
+            outer = current.get()
             try:
                 # No `reset` by a token: an interrupt could come between the setting and the keeping of the token.
-                _current.set(operation_of(flight, outer))
+                current.set(operation_of(flight, outer))
                 flight.value, flight.returned = fn(*args, **kwargs), True
             finally:
-                _current.set(outer)
+                current.set(outer)
             if type(flight.value) is CoroutineType:
                 flight.returned = False
                 raise answers.coroutine_returned(fn, flight.value)

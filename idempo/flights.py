@@ -346,10 +346,6 @@ class Flights:
             if self._table.get(flight.id) is flight:
                 del self._table[flight.id]
 
-    def leading(self, id_: Id) -> Flight | None:
-        """The flight that leads a key, if there is one."""
-        return self._table.get(id_)
-
     def clear(self) -> None:
         """Forget all flights: in a forked child, where they are the parent's."""
         self._table.clear()

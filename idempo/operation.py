@@ -83,7 +83,7 @@ class Operation:
             raise LeaseLostError("the lease is not known to stand any more; stop before the next effect", key=self.key)
 
 
-_current: Final[ContextVar[Operation | None]] = ContextVar("idempo_operation", default=None)
+current: Final[ContextVar[Operation | None]] = ContextVar("idempo_operation", default=None)
 
 
 class _Unguarded:
@@ -101,7 +101,7 @@ def current_operation() -> Operation:
     Raises:
         LookupError: No guarded function is running in this context.
     """
-    operation = _current.get()
+    operation = current.get()
     if operation is None:
         raise LookupError("current_operation() is for use inside a guarded function; none is running here")
     return operation
@@ -109,7 +109,7 @@ def current_operation() -> Operation:
 
 def inside(owner: str, task: object) -> bool:
     """Say whether the caller stands inside the call of this owner: the same thread and task, not a later task of it."""
-    operation = _current.get()
+    operation = current.get()
     while operation is not None:
         flight = operation._flight
         if flight is not None and flight.owner == owner:

@@ -16,7 +16,7 @@ from idempo.choosing import Drivers
 from idempo.codecs import JsonCodec, return_annotation
 from idempo.fingerprint import Fingerprinter
 from idempo.keys import CompiledCall, KeySpec, PayloadSpec, check_namespace, compile_call
-from idempo.operation import Operation, _current, unguarded
+from idempo.operation import Operation, current, unguarded
 from idempo.outcomes import Outcomes
 from idempo.policy import Policy
 from idempo.protocols import Codec, Observer, Seal
@@ -123,11 +123,11 @@ def make_terms(
 
 def run_unguarded(key: Key, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
     """Run the function as if nothing guarded it, with an operation to ask."""
-    reset = _current.set(Operation(key))
+    reset = current.set(Operation(key))
     try:
         value = fn(*args, **kwargs)
     finally:
-        _current.reset(reset)
+        current.reset(reset)
     if isinstance(value, CoroutineType):
         raise answers.coroutine_returned(fn, value)
     return value
@@ -135,11 +135,11 @@ def run_unguarded(key: Key, fn: Callable[..., R], args: tuple[Any, ...], kwargs:
 
 async def run_unguarded_async(key: Key, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`run_unguarded` for a coroutine function."""
-    reset = _current.set(Operation(key))
+    reset = current.set(Operation(key))
     try:
         return await fn(*args, **kwargs)
     finally:
-        _current.reset(reset)
+        current.reset(reset)
 
 
 def namespace_of(fn: Any, given: str | None, *, own: bool, shared: bool, prefixed: bool = False) -> str:

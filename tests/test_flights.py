@@ -79,7 +79,7 @@ def test_the_last_to_leave_clears_no_place_that_is_not_its_own() -> None:
     flights.seat(other, 0.0)
     assert not flights.leave(room, group, woken)
     flights.dismiss(holder)
-    assert flights.leading(ID) is other
+    assert flights._table.get(ID) is other
 
 
 def test_a_waiter_that_was_interrupted_is_taken_out_wherever_it_had_come() -> None:
@@ -111,7 +111,7 @@ def test_a_call_that_ends_between_the_look_and_the_joining_is_looked_for_again(m
     store = MemoryStore()
     guard, go = Idempotency(store), threading.Event()
     holder = in_thread(lambda: guard.run("k", lambda: (go.wait(20), "held")[1]), [])
-    until(lambda: hub_of(store).flights.leading(ID))
+    until(lambda: hub_of(store).flights._table.get(ID))
     join = Flights.join
 
     def late(*args: Any) -> Any:
@@ -137,14 +137,14 @@ def test_a_refusal_for_doubt_is_not_shared_with_those_who_would_run_again() -> N
     careful, bold = Idempotency(store, in_doubt="raise", wait=60), Idempotency(store, wait=60)
     answers: list[Any] = []
     threads = [in_thread(lambda: careful.run("k", list), answers)]
-    until(lambda: hub_of(store).flights.leading(ID))
-    leader = hub_of(store).flights.leading(ID)
+    until(lambda: hub_of(store).flights._table.get(ID))
+    leader = hub_of(store).flights._table.get(ID)
     assert leader is not None
     ran = threading.Event()
 
     def effect() -> int:
         ran.set()
-        until(lambda: hub_of(store).flights.leading(ID).room)  # type: ignore[union-attr]
+        until(lambda: hub_of(store).flights._table.get(ID).room)  # type: ignore[union-attr]
         return current_operation().attempt
 
     threads += [in_thread(lambda: bold.run("k", effect), answers) for _ in range(3)]
@@ -274,8 +274,8 @@ def test_a_waiter_that_is_interrupted_disturbs_nobody(method: str, monkeypatch: 
     store = MemoryStore()
     guard, go, answers = Idempotency(store, wait=60), threading.Event(), []  # type: ignore[var-annotated]
     holder = in_thread(lambda: guard.run("k", lambda: (go.wait(20), "held")[1]), answers)
-    until(lambda: hub_of(store).flights.leading(ID))
-    leader = hub_of(store).flights.leading(ID)
+    until(lambda: hub_of(store).flights._table.get(ID))
+    leader = hub_of(store).flights._table.get(ID)
     assert leader is not None
     step = getattr(Flights, method)
 

@@ -286,8 +286,8 @@ def test_a_call_that_waits_for_another_thread(end: str) -> None:
 
         id_ = ("default", key)
         holder = in_thread(lambda: guard.run(key, hold), [])
-        until(lambda: hub_of(store).flights.leading(id_))
-        flight = hub_of(store).flights.leading(id_)
+        until(lambda: hub_of(store).flights._table.get(id_))
+        flight = hub_of(store).flights._table.get(id_)
         assert flight is not None
 
         def waiting() -> int:

@@ -75,7 +75,7 @@ def test_a_renewal_that_was_refused_tells_the_function_those_who_joined_and_the_
     schedule = Schedule(lost.append, lambda flight: None)
 
     def effect() -> None:
-        flight = hub_of(store).flights.leading(("default", "k"))
+        flight = hub_of(store).flights._table.get(("default", "k"))
         assert flight is not None
         current_operation().ensure_held()
         schedule.add(flight)
@@ -95,7 +95,7 @@ def test_an_answer_that_comes_after_the_function_ended_changes_nothing() -> None
     schedule = Schedule(lost.append, lambda flight: None)
 
     def effect() -> None:
-        flight = hub_of(store).flights.leading(("default", "k"))
+        flight = hub_of(store).flights._table.get(("default", "k"))
         assert flight is not None
         schedule.add(flight)
         schedule.remove(flight)
@@ -136,7 +136,7 @@ def test_who_joined_while_the_other_claimed_goes_by_its_lease_too(monkeypatch: p
     given: list[int] = []
     waiter = threading.Thread(target=lambda: given.append(guard.run("k", effect)))
     waiter.start()
-    flight = hub_of(store).flights.leading(("default", "k"))
+    flight = hub_of(store).flights._table.get(("default", "k"))
     assert flight is not None
     while not flight.room:
         time.sleep(0)
