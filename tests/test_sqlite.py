@@ -348,6 +348,23 @@ def test_no_connection_crosses_a_fork(store: SqliteStore) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_thread_that_was_interrupted_at_its_first_call_leaves_no_connection_unlisted(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt at any step of it, and the next call's connection is still one that is closed before a fork."""
+
+    class Interrupted:
+        def add(self, lane: object) -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._connections, "_lanes", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            claim(store)
+    assert claim(store).acquired
+    assert store._connections.lanes() == [store._connections.local.lane]
+
+
 def test_a_fork_does_not_wait_for_ever(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour 43 (real): a thread that is stuck in a call delays a fork, bounded; the child works all the same."""
     store.create_table()
@@ -598,6 +615,28 @@ def test_tokens_rise_over_removal_while_the_clock_stands(store: SqliteStore) -> 
     assert tokens == sorted(set(tokens))
 
 
+def test_an_equal_token_of_another_process_does_not_hide_a_new_claim(
+    path: Path, store: SqliteStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviours 11, 27: while the clock stands two processes may give one token; a late write is still refused."""
+    write = store._table.write
+    first = claim(store)
+
+    def late(*args: Any) -> bool:
+        monkeypatch.undo()
+        with SqliteStore(path, clock=clock) as deleting, SqliteStore(path, clock=clock) as claiming:
+            assert deleting.delete(KEY)
+            second = claim(claiming, "owner-b")
+            assert (second.acquired, second.record.token) == (True, first.record.token)
+        return write(*args)
+
+    monkeypatch.setattr(store._table, "write", late)
+    assert complete(store) is False
+    record = store.get(KEY)
+    assert record is not None
+    assert (record.state, record.owner) == (State.RUNNING, "owner-b")
+
+
 def test_a_call_from_inside_a_call_is_refused(path: Path) -> None:
     """What a finalizer or a signal handler writes must not share the fate of what it broke in on."""
     refused = []
@@ -654,6 +693,30 @@ def test_a_sweep_that_fails_does_not_undo_the_claim(store: SqliteStore, monkeypa
         assert claim(store, key=Key("n", str(number))).acquired
     with pytest.raises(StoreError, match="disk I/O error"):
         store.sweep()
+
+
+def test_a_claim_does_not_wait_in_order_to_sweep(path: Path, clock: FakeClock) -> None:
+    """Behaviour 52: its lease runs, so that its answer must not come late; a later claim sweeps."""
+    with SqliteStore(path, busy_timeout=PATIENCE, clock=clock) as store:
+        claim(store, key=Key("old", "1"), lease=1, ttl=1)
+        clock.advance(3)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+
+            def busy() -> Iterator[int]:
+                other.execute("BEGIN IMMEDIATE")
+                yield 0
+
+            store._acquired = cast("Any", busy())
+            before = time.monotonic()
+            assert claim(store).acquired
+            assert time.monotonic() - before < PATIENCE / 2
+            other.execute("ROLLBACK")
+        connection = store._connections.local.lane.connection
+        assert connection.execute("PRAGMA busy_timeout").fetchall() == [(PATIENCE * 1000,)]
+        assert len(by_hand(path, "SELECT key FROM idempo_records")) == 2
+        store._acquired = itertools.count()
+        assert claim(store, key=Key("new", "2")).acquired
+        assert by_hand(path, "SELECT key FROM idempo_records WHERE namespace = 'old'") == []
 
 
 def test_sweeping_leaves_what_it_cannot_read(path: Path, store: SqliteStore, clock: FakeClock) -> None:

@@ -61,9 +61,11 @@ class Connections:
 
     def new_lane(self) -> Lane:
         """Return a lane for the calling thread, which finds it again as ``local.lane``."""
-        lane = self.local.lane = Lane()
+        lane = Lane()
+        # Listed before it can be used: an interrupt in between must not leave a connection that a fork overlooks.
         with self.lock:
             self._lanes.add(lane)
+        self.local.lane = lane
         return lane
 
     def open(self, lane: Lane) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import struct
@@ -50,7 +51,7 @@ CREATE TABLE IF NOT EXISTS {table} (
     outcome BLOB,
     lease_ends INTEGER,  -- microseconds since 1970, as is expires
     expires INTEGER NOT NULL,
-    revision INTEGER NOT NULL,  -- of the row: rises with every write
+    revision INTEGER NOT NULL,  -- of the row: random at first, rises with every write
     checksum INTEGER NOT NULL,
     PRIMARY KEY (namespace, key)
 )
@@ -216,7 +217,10 @@ class Table:
         name = (_bindable(key.namespace), _bindable(key.value))
         checksum = _checksum(key, *values)
         if found is None:
-            cursor = connection.execute(self._insert, (*name, *values, 1, checksum))
+            # Random, or a row that was removed and made anew while the clock stood could pass for the one before: two
+            # processes then give one token. The system's own, since programs may seed Python's alike.
+            revision = int.from_bytes(os.urandom(8), "big") >> 2  # 62 of the 63 bits: it is to rise
+            cursor = connection.execute(self._insert, (*name, *values, revision, checksum))
         else:
             _, token, revision = found
             cursor = connection.execute(self._update, (*values, revision + 1, checksum, *name, token, revision))

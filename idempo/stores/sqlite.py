@@ -34,6 +34,7 @@ _SYNCHRONOUS: Final = ("NORMAL", "FULL", "EXTRA")
 _CLAIMS_PER_SWEEP: Final = 64
 _ROWS_PER_SWEEP: Final = 256  # more than one row per claim, or a file full of expired rows would never shrink
 _BATCH: Final = 500
+_LONGEST_TIMEOUT: Final = (1 << 31) - 1  # milliseconds, as SQLite counts them
 
 
 class SqliteStore(Records):
@@ -134,7 +135,7 @@ class SqliteStore(Records):
         claim = self._writing(self._step, key, _transitions.claim, owner, fingerprint, lease, ttl, take_over)
         if claim.acquired and not next(self._acquired) % _CLAIMS_PER_SWEEP:
             with suppress(IdempotencyError):  # the claim stands, and a later one sweeps
-                self.sweep(_ROWS_PER_SWEEP)
+                self._reading(self._sweep_unless_busy)
         return claim
 
     def scan(self, namespace: str) -> Iterator[tuple[Key, Record]]:
@@ -203,6 +204,20 @@ class SqliteStore(Records):
             if write is None or self._table.write(connection, key, now, write, row):
                 return answer
         raise self._outrun(key)
+
+    def _sweep_unless_busy(self, connection: sqlite3.Connection) -> None:
+        # The lease of the claim that was acquired runs: its owner must not wait here while others write.
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            now = self._now()
+            self._removing(self._table.newest_expired(connection, now, _ROWS_PER_SWEEP))
+            self._table.sweep(connection, now, _ROWS_PER_SWEEP)
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                raise
+        finally:
+            # Where an interrupt leaves it at 0, calls still wait as long, by trying again.
+            connection.execute(f"PRAGMA busy_timeout = {min(int(self._busy_timeout * 1000), _LONGEST_TIMEOUT)}")
 
     def _page(
         self, connection: sqlite3.Connection, namespace: str, after: str | bytes
