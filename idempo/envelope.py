@@ -67,7 +67,10 @@ def unpack(data: bytes) -> tuple[Kind, bytes]:
 
 def _what_is_wrong_with(data: bytes) -> str:
     if not data.startswith(_MAGIC):
-        return f"the outcome was not written by idempo, or its first bytes are damaged ({len(data)} bytes)"
+        return (
+            "the outcome was not written by idempo, or is sealed and read without its seal, or its first bytes are"
+            f" damaged ({len(data)} bytes)"
+        )
     if data[2:3] not in (b"", bytes([_VERSION])):
         return f"the outcome is of envelope version {data[2]}; this idempo reads version {_VERSION}: upgrade it"
     if len(data) < _SIZE:

@@ -42,8 +42,8 @@ def test_every_truncation_is_found_and_named() -> None:
 
 @pytest.mark.parametrize("foreign", [b"", b"\xd6", b"{}", b'{"a":1}', pickle.dumps({"a": 1}), b"\0" * 40])
 def test_foreign_bytes_are_named_as_such(foreign: bytes) -> None:
-    """Behaviour 35: bytes that idempo did not write are a RecordError."""
-    with pytest.raises(RecordError, match="not written by idempo"):
+    """Behaviour 35: bytes that idempo did not write, or wrote behind a seal, are a RecordError that says both."""
+    with pytest.raises(RecordError, match="not written by idempo, or is sealed and read without its seal"):
         unpack(foreign)
 
 
