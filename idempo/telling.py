@@ -126,4 +126,7 @@ class Teller:
 def _logger() -> logging.Logger:
     import logging  # a large import, and nobody needs it before the first guard is made
 
-    return logging.getLogger("idempo")
+    log = logging.getLogger("idempo")
+    if not log.handlers:  # or Python prints warnings itself where nobody has configured logging
+        log.addHandler(logging.NullHandler())
+    return log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
@@ -245,6 +246,27 @@ def test_without_observers_the_log_is_told_what_it_asks_for(
     levels = [logging.DEBUG if k in QUIET else logging.INFO if k in DUPLICATES else logging.WARNING for k in kinds]
     assert [record.levelno for record in caplog.records] == [one for one in levels if one >= level]
     assert sum(getattr(made.guard.stats(), kind.value) for kind in kinds) == len(kinds)
+
+
+@pytest.mark.parametrize("configured", [False, True])
+def test_whoever_configures_no_logging_is_printed_nothing(configured: bool) -> None:
+    """A library prints nothing by itself, not even what Python's handler of last resort would: a warning."""
+    program = f"""
+import logging
+from idempo import FingerprintMismatchError, Idempotency
+
+if {configured}:
+    logging.basicConfig(format="%(message)s")
+guard = Idempotency()
+for payload in (1, 2):
+    try:
+        guard.run("key", list, payload=payload)
+    except FingerprintMismatchError:
+        print("refused")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout == "refused\n"
+    assert ended.stderr == ("mismatched: default:key (attempt 1): FingerprintMismatchError\n" if configured else "")
 
 
 @pytest.mark.parametrize("name", SCENES)

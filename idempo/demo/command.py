@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sqlite3
 import stat
@@ -158,8 +157,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(options: argparse.Namespace) -> int:
     """Run the command, and return its exit code."""
-    # What the library would log, the demo tells itself, by line of the input.
-    logging.getLogger("idempo").addHandler(logging.NullHandler())
     try:
         if sys.stdout is None:
             raise _UnusableError("standard output is closed")
