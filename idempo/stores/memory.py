@@ -75,7 +75,7 @@ class MemoryStore:
         self._running: dict[Id, Entry] = {}
         self._released: dict[Id, Entry] = {}
         # Without a limit of its own, by which it would evict unseen, and also where nothing must be evicted.
-        self._completed: LRUCache[Id, Entry] = LRUCache(math.inf, None if max_bytes is None else _bytes_of)
+        self._completed: LRUCache[Id, Entry] = _cache(max_bytes)
         self._max_bytes = max_bytes
         self._expiry = Expiry()
         self._watchers: dict[Id, list[Callable[[], None]]] = {}
@@ -307,7 +307,11 @@ class MemoryStore:
                 del self._released[id_]
             return
         if entry.outcome is not None:
-            self._completed[id_] = entry
+            try:
+                self._completed[id_] = entry
+            except KeyError:
+                self._mend()
+                self._completed[id_] = entry
         else:
             self._released[id_] = entry
         if id_ in self._running:
@@ -325,9 +329,14 @@ class MemoryStore:
         return entry
 
     def _drop(self, entry: Entry) -> None:
-        for place in (self._running, self._completed, self._released):
-            if entry.id in place:
-                del place[entry.id]
+        id_ = entry.id
+        self._running.pop(id_, None)
+        if id_ in self._completed:
+            try:
+                del self._completed[id_]
+            except KeyError:
+                self._mend(without=id_)
+        self._released.pop(id_, None)
         self._expiry.take_out(entry)
 
     def _free_bytes(self, size: int, limit: int) -> None:
@@ -352,9 +361,23 @@ class MemoryStore:
                 )
 
     def _evict(self) -> None:
-        _, entry = self._completed.popitem()
-        self._expiry.take_out(entry)
-        self._evictions += 1
+        try:
+            _, entry = self._completed.popitem()
+        except KeyError:
+            self._mend()  # whoever makes room looks again
+        else:
+            self._expiry.take_out(entry)
+            self._evictions += 1
+
+    def _mend(self, without: Id | None = None) -> None:
+        # LRUCache takes several steps to keep or to remove a record; an interrupt between them leaves its order and its
+        # sizes with keys that are gone, or without some that are there. This is as long as the store, and as rare.
+        mended = _cache(self._max_bytes)
+        for id_ in list(self._completed):
+            entry = self._completed.get(id_)
+            if entry is not None and id_ != without:
+                mended[id_] = entry
+        self._completed = mended
 
     def _sweep(self, now: float, limit: int) -> int:
         swept = 0
@@ -369,6 +392,10 @@ class MemoryStore:
                 watchers = list(self._watchers.get(id_, ()))
             for wake in watchers:
                 wake()
+
+
+def _cache(max_bytes: int | None) -> LRUCache[Id, Entry]:
+    return LRUCache(math.inf, None if max_bytes is None else _bytes_of)
 
 
 def _bytes_of(entry: Entry) -> int:
