@@ -211,6 +211,7 @@ def test_a_payload_without_a_canonical_form_is_told_with_the_key() -> None:
         ("orders/path:a", lambda: asyncio.run(path("a", bad))),
         (str(named.key_for("a", 1)), lambda: named("a", bad)),
         (None, lambda: all_arguments("a", bad)),
+        (None, lambda: all_arguments.options(payload=lambda order_id, item: 1)("a", bad)),
     ]
     for key, way in ways:
         with pytest.raises(FingerprintError) as caught:

@@ -204,6 +204,8 @@ def test_bound_methods_are_equal_where_method_and_object_are_the_same() -> None:
     assert {till.charge: 1}[till.charge] == 1
     dead: Any = weakref.WeakMethod(till.charge)  # type: ignore[type-var]
     assert dead()("a") == "n"
+    assert dead() == till.charge
+    assert dead().key_for("a") == till.charge.key_for("a")
     del till
     gc.collect()
     assert dead() is None
