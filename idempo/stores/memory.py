@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
 from cachetools import LRUCache
 
-from idempo._fork import new_lock
+from idempo._fork import call_in_child, new_lock
 from idempo.codecs import PickleCodec
 from idempo.errors import StoreFullError
 from idempo.protocols import Codec
@@ -82,6 +83,7 @@ class MemoryStore:
         # Starts from the wall clock, so that fencing tokens also rise from one process to the next.
         self._tokens = itertools.count(time.time_ns() // 1000)
         self._evictions = 0
+        _stores.add(self)
 
     @property
     def default_codec(self) -> Codec:
@@ -261,10 +263,11 @@ class MemoryStore:
             yield
         finally:
             with self._lock:
-                watchers = self._watchers[id_]
-                watchers.remove(wake)
+                watchers = self._watchers.get(id_, [])
+                if wake in watchers:  # unless a fork came in between
+                    watchers.remove(wake)
                 if not watchers:
-                    del self._watchers[id_]
+                    self._watchers.pop(id_, None)
 
     def scan(self, namespace: str) -> Iterator[tuple[Key, Record]]:
         """See `ScannableStore.scan`."""
@@ -391,7 +394,8 @@ class MemoryStore:
             with self._lock:
                 watchers = list(self._watchers.get(id_, ()))
             for wake in watchers:
-                wake()
+                with suppress(RuntimeError):  # a waiter's event loop was closed, which is no matter of who tells
+                    wake()
 
 
 def _cache(max_bytes: int | None) -> LRUCache[Id, Entry]:
@@ -407,3 +411,13 @@ def _check_limit(limit: object, name: str) -> None:
         raise TypeError(f"{name} must be a whole number, not {type(limit).__name__}")
     if limit < 1:
         raise ValueError(f"{name} must be at least 1, not {limit}")
+
+
+def _forget_watchers() -> None:
+    # They wait in the parent, and what wakes them may need a lock that was taken there.
+    for store in _stores:
+        store._watchers = {}
+
+
+_stores: Final[weakref.WeakSet[MemoryStore]] = weakref.WeakSet()
+call_in_child(_forget_watchers)
