@@ -44,7 +44,16 @@ from idempo.wrapping import (
 )
 
 DEFAULT_NAMESPACE: Final = "default"
-_UNSET: Final[Any] = object()
+
+
+class _Unset:
+    """Stands for a payload that was not given: None is one."""
+
+    def __repr__(self) -> str:
+        return "..."  # as signatures show it
+
+
+_UNSET: Final[Any] = _Unset()
 
 
 class Idempotency:

@@ -75,6 +75,15 @@ def test_every_class_and_constant_can_be_pickled_by_name(name: str) -> None:
         assert pickle.loads(pickle.dumps(value)) is value
 
 
+def test_no_signature_shows_an_object_that_nobody_can_write() -> None:
+    """A default that stands for "not given" is shown as ``...``, not as ``<object object at 0x...>``."""
+    for name in idempo.__all__:
+        for member in vars(getattr(idempo, name)).values() if isinstance(getattr(idempo, name), type) else ():
+            if inspect.isfunction(member):
+                assert "<object" not in str(inspect.signature(member)), member
+    assert "payload: 'Any' = ...," in str(inspect.signature(idempo.Idempotency.run))
+
+
 def test_every_error_is_exported_and_has_one_root() -> None:
     """One `except IdempotencyError` catches whatever the library itself has to say."""
     errors = {name for name, value in vars(idempo.errors).items() if inspect.isclass(value) and name.endswith("Error")}
