@@ -79,11 +79,10 @@ class Progress:
         self._drawn_at = time.monotonic()
         text = f"{self._handled:,} {'delivery' if self._handled == 1 else 'deliveries'} handled"
         if self._total:
-            if self._lines:
-                # Of the bytes that were read, as many as of the lines: what is read ahead is not handled. Lines are not
-                # of one length, so the share could fall a little.
-                done = self._read * (self._handled + self._skipped) / self._lines
-                self._share = min(max(done / self._total, self._share), 1.0)
+            # Of the bytes that were read, as many as of the lines: what is read ahead is not handled. Lines are not of
+            # one length, so the share could fall a little.
+            done = self._read * (self._handled + self._skipped) / max(self._lines, 1)
+            self._share = min(max(done / self._total, self._share), 1.0)
             width = max(min(shutil.get_terminal_size().columns - len(text) - 12, 40), 0)
             full = int(self._share * width)
             text = f"[{'#' * full}{'.' * (width - full)}] {self._share:4.0%}  {text}"
