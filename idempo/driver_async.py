@@ -328,7 +328,7 @@ class AsyncDriver:
                 offering = self._renewer().offer(flight, outcome)
                 self._hub.flights.finish(flight, None, outcome=outcome, offering=offering)
                 return None
-            if stored:
+            if stored or not flight.attempt:  # unguarded, it holds nothing that could be lost
                 self._hub.flights.finish(flight, None, outcome=outcome)
             else:
                 self._hub.lost(flight)

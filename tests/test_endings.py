@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from idempo import (
     StoreError,
     current_operation,
 )
+from idempo.hub import hub_of
 from idempo.testing import FakeClock, FlakyStore
 
 
@@ -392,3 +396,42 @@ def test_a_bug_of_the_store_does_not_hide_what_the_function_raised(is_async: boo
     with pytest.raises(ValueError, match="no"):
         run(raising(ValueError("no")))
     assert run.events == ["store_failed"]
+
+
+def test_those_who_joined_a_call_that_runs_unguarded_get_its_value(is_async: bool) -> None:
+    """Behaviour 32: the store is back when it ends, and knows nothing of it; nobody runs it again for that."""
+    store = FlakyStore(MemoryStore(), [("claim", 1, "before"), ("claim", 2, "before")])
+    guard = Idempotency(store, store_errors="run", wait=20)
+    runs: list[int] = []
+
+    async def in_tasks() -> list[int]:
+        async def effect() -> int:
+            runs.append(1)
+            await asyncio.sleep(0.05)
+            return len(runs)
+
+        return list(await asyncio.gather(*(guard.run_async("k", effect) for _ in range(4))))
+
+    def in_threads() -> list[int]:
+        begun = threading.Barrier(4)
+
+        def effect() -> int:
+            runs.append(1)
+            hub = hub_of(store)
+            while sum(len(group.members) for group in waiting(hub)) < 3:
+                time.sleep(0.001)
+            return len(runs)
+
+        def call() -> int:
+            begun.wait()
+            return guard.run("k", effect)
+
+        with ThreadPoolExecutor(4) as pool:
+            return [future.result() for future in [pool.submit(call) for _ in range(4)]]
+
+    def waiting(hub: Any) -> list[Any]:
+        room = hub.flights._table["default", "k"].room
+        return [] if room is None else list(room.groups.values())
+
+    assert (asyncio.run(in_tasks()) if is_async else in_threads()) == [1] * 4
+    assert runs == [1]
