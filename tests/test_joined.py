@@ -369,7 +369,7 @@ def test_a_body_that_ends_the_transaction_is_told(shop: Shop, statements: list[s
     shop.store.create_table()
     with closing(shop.connect()) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        with pytest.raises(LeaseLostError, match="committed or rolled back|its lease was lost") as caught:
+        with pytest.raises(LeaseLostError, match=r"committed or rolled back|its lease was lost") as caught:
             shop.guard(connection).run(KEY, body, connection, payload=5)
         assert caught.value.result == "booked 5"
         assert caught.value.key == Key("billing", KEY)
