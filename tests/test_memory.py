@@ -253,7 +253,7 @@ def test_memory_does_not_grow_with_keys_that_are_gone(options: Any, hot: bool) -
     finally:
         tracemalloc.stop()
     assert len(store) <= 300
-    assert later < 1.1 * full
+    assert later < 1.3 * full  # the table of a set may double and shrink again; what leaked would be five times as much
 
 
 def test_a_burst_of_failures_leaves_nothing_that_grows() -> None:
