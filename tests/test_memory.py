@@ -243,17 +243,19 @@ def test_memory_does_not_grow_with_keys_that_are_gone(options: Any, hot: bool) -
             complete(store, number, ttl=3600)
             for old in range(0, number, 600) if hot else ():
                 store.near("orders", f"o-{old}")
-            clock.advance(0.015)
+            clock.advance(0.15)
         return tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()
     try:
-        full = go_on(1000)
-        later = go_on(6000)
+        # Tables of dicts and sets double and shrink as hashes fall; what leaks stays in all that is measured later.
+        full = max(go_on(200) for _ in range(5))
+        go_on(5000)
+        later = min(go_on(100) for _ in range(10))
     finally:
         tracemalloc.stop()
     assert len(store) <= 300
-    assert later < 1.3 * full  # the table of a set may double and shrink again; what leaked would be five times as much
+    assert later < 1.1 * full
 
 
 def test_a_burst_of_failures_leaves_nothing_that_grows() -> None:

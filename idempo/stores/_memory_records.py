@@ -106,10 +106,8 @@ class Expiry:
         ids = entry.bucket.ids
         ids.discard(entry.id)
         # A set does not shrink by itself, and a full store evicts whole buckets long before they are due.
-        if ids.__sizeof__() > _SPARSE * (len(ids) + 1):
-            left = list(ids)
-            ids.clear()
-            ids.update(left)
+        if not ids or ids.__sizeof__() > _SPARSE * len(ids):
+            entry.bucket.ids = set(ids)  # in one step: an interrupt leaves the one or the other
 
     def pop(self, now: float) -> Id | None:
         """Take out one record that is due, if there is any."""
