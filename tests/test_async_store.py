@@ -392,4 +392,4 @@ def test_a_watch_that_is_cancelled_on_its_way_is_left_again() -> None:
 
     asyncio.run(main())
     assert store.watching == 0
-    assert store.inner._watchers == {}
+    assert store.inner._watchers.waiting == {}

@@ -46,7 +46,7 @@ class Waiter:
 
     def is_over(self) -> bool:
         """Whether nothing of it is left."""
-        return (self.store.watching, self.store.inner._watchers, len(hub_of(self.store).flights)) == (0, {}, 0)
+        return (self.store.watching, self.store.inner._watchers.waiting, len(hub_of(self.store).flights)) == (0, {}, 0)
 
 
 def test_a_notification_wakes_a_waiter(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:

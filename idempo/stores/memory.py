@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import time
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from typing import Final, Literal
 
 from cachetools import LRUCache
 
-from idempo._fork import call_in_child, new_lock
+from idempo._fork import new_lock
 from idempo.codecs import PickleCodec
 from idempo.errors import StoreFullError
 from idempo.protocols import Codec
 from idempo.records import Claim, Key, Record, State
 from idempo.stores._memory_records import Entry, Expiry, Id
+from idempo.stores._memory_watchers import Watchers
 
 _RUNNING: Final = State.RUNNING  # reading a member off its class is a call into Python until 3.12
 _SWEEP_PER_CLAIM: Final = 8
@@ -79,11 +79,10 @@ class MemoryStore:
         self._completed: LRUCache[Id, Entry] = _cache(max_bytes)
         self._max_bytes = max_bytes
         self._expiry = Expiry()
-        self._watchers: dict[Id, list[Callable[[], None]]] = {}
+        self._watchers = Watchers(self._lock)
         # Starts from the wall clock, so that fencing tokens also rise from one process to the next.
         self._tokens = itertools.count(time.time_ns() // 1000)
         self._evictions = 0
-        _stores.add(self)
 
     @property
     def default_codec(self) -> Codec:
@@ -157,7 +156,7 @@ class MemoryStore:
                 return Claim(False, found.record(now), False)
             self._expiry.put(entry, now + lease + ttl, ttl)
             self._place(entry)
-        self._tell(id_)
+        self._watchers.tell(id_)
         attempt, token, kept = entry.attempt, entry.token, entry.fingerprint
         return Claim(True, Record(_RUNNING, kept, attempt, token, owner, None, lease, lease + ttl), took_over)
 
@@ -175,8 +174,7 @@ class MemoryStore:
             entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
             self._expiry.put(entry, now + lease + ttl, ttl)
             running[id_] = entry
-        if id_ in self._watchers:
-            self._tell(id_)
+        self._watchers.tell(id_)
         return entry.token
 
     def complete(self, key: Key, *, owner: str, outcome: bytes, ttl: float) -> bool:
@@ -196,7 +194,7 @@ class MemoryStore:
             entry.outcome = outcome
             entry.lease_end = None
             self._place(entry)
-        self._tell(id_)
+        self._watchers.tell(id_)
         return True
 
     def release(self, key: Key, *, owner: str, ttl: float) -> bool:
@@ -218,7 +216,7 @@ class MemoryStore:
             self._expiry.put(entry, now + ttl, ttl)
             entry.lease_end = None
             self._place(entry)
-        self._tell(id_)
+        self._watchers.tell(id_)
         return held
 
     def renew(self, key: Key, *, owner: str, lease: float, ttl: float) -> bool:
@@ -232,7 +230,7 @@ class MemoryStore:
             self._expiry.put(entry, now + lease + ttl, ttl)
             entry.lease_end = now + lease
         if lease == 0:
-            self._tell(id_)
+            self._watchers.tell(id_)
         return True
 
     def get(self, key: Key) -> Record | None:
@@ -250,24 +248,12 @@ class MemoryStore:
             if entry is None or (owner is not None and entry.owner != owner):
                 return False
             self._drop(entry)
-        self._tell(id_)
+        self._watchers.tell(id_)
         return True
 
-    @contextmanager
-    def watch(self, key: Key, wake: Callable[[], None]) -> Iterator[None]:
+    def watch(self, key: Key, wake: Callable[[], None]) -> AbstractContextManager[None]:
         """See `WatchableStore.watch`."""
-        id_ = (key.namespace, key.value)
-        with self._lock:
-            self._watchers.setdefault(id_, []).append(wake)
-        try:
-            yield
-        finally:
-            with self._lock:
-                watchers = self._watchers.get(id_, [])
-                if wake in watchers:  # unless a fork came in between
-                    watchers.remove(wake)
-                if not watchers:
-                    self._watchers.pop(id_, None)
+        return self._watchers.watch((key.namespace, key.value), wake)
 
     def scan(self, namespace: str) -> Iterator[tuple[Key, Record]]:
         """See `ScannableStore.scan`."""
@@ -389,14 +375,6 @@ class MemoryStore:
             swept += 1
         return swept
 
-    def _tell(self, id_: Id) -> None:
-        if id_ in self._watchers:
-            with self._lock:
-                watchers = list(self._watchers.get(id_, ()))
-            for wake in watchers:
-                with suppress(RuntimeError):  # a waiter's event loop was closed, which is no matter of who tells
-                    wake()
-
 
 def _cache(max_bytes: int | None) -> LRUCache[Id, Entry]:
     return LRUCache(math.inf, None if max_bytes is None else _bytes_of)
@@ -411,13 +389,3 @@ def _check_limit(limit: object, name: str) -> None:
         raise TypeError(f"{name} must be a whole number, not {type(limit).__name__}")
     if limit < 1:
         raise ValueError(f"{name} must be at least 1, not {limit}")
-
-
-def _forget_watchers() -> None:
-    # They wait in the parent, and what wakes them may need a lock that was taken there.
-    for store in _stores:
-        store._watchers = {}
-
-
-_stores: Final[weakref.WeakSet[MemoryStore]] = weakref.WeakSet()
-call_in_child(_forget_watchers)
