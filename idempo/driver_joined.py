@@ -11,9 +11,9 @@ import time
 from typing import Any, Final, cast
 
 from idempo import answers
-from idempo.decisions import Do, after_claim
+from idempo.decisions import Do, after_claim, failure
 from idempo.driver_sync import SyncDriver
-from idempo.errors import IdempotencyError, LeaseLostError, StoreError
+from idempo.errors import IdempotencyError, LeaseLostError
 from idempo.flights import Flight, Phase, new_owner
 from idempo.operation import inside
 from idempo.policy import RERUN, Resolved
@@ -33,6 +33,7 @@ class JoinedDriver(SyncDriver):
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
         self._transaction = cast("TransactionalStore", terms.store)
+        self._near = self._claim_new = None  # a short cut would go past the savepoint
 
     def enter(self, flight: Flight) -> answers.Replayed | None:
         """Claim the key inside a savepoint: None when it is ours to run, else what a duplicate is given."""
@@ -99,7 +100,7 @@ class JoinedDriver(SyncDriver):
     def _claim_once(self, flight: Flight, take_over: bool | str) -> Claim:
         policy = self._terms.policy
         try:
-            return self._store.claim(
+            claim = self._store.claim(
                 flight.key,
                 owner=flight.owner,
                 fingerprint=flight.fingerprint,
@@ -107,16 +108,29 @@ class JoinedDriver(SyncDriver):
                 ttl=policy.ttl,
                 take_over=take_over,
             )
-        except StoreError as error:
-            self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, error=error)
+            return answers.claimed(claim)
+        except ValueError:  # there is no transaction to join: a mistake of the caller's
             raise
+        except Exception as raised:  # noqa: BLE001 (it is told as one of our errors)
+            error = self._failed(flight, raised)
+            raise error from error.__cause__
 
     def _write(self, flight: Flight, outcome: bytes) -> bool:
         try:
-            return self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
-        except StoreError as error:
-            self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
+            return bool(
+                self._store.complete(flight.key, owner=flight.owner, outcome=outcome, ttl=self._terms.policy.ttl)
+            )
+        except ValueError:  # there is no transaction any more
             raise
+        except Exception as raised:  # noqa: BLE001 (it is told as one of our errors)
+            error = self._failed(flight, raised)
+            raise error from error.__cause__
+
+    def _failed(self, flight: Flight, raised: Exception) -> IdempotencyError:
+        error = failure(raised)
+        error.key = flight.key
+        self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
+        return error
 
     def _keep(self, flight: Flight, owner: str, value: object) -> None:
         """Keep what the probe found; the next claim replays it."""

@@ -519,3 +519,28 @@ def test_a_claim_that_fails_leaves_no_savepoint(shop: Shop, monkeypatch: pytest.
             connection.execute("RELEASE idempo_1")
         assert guard.lookup(KEY) is None
     assert shop.ledger() == []
+
+
+@pytest.mark.parametrize(("method", "runs"), [("claim", 0), ("complete", 1)])
+@pytest.mark.parametrize("wrong", ["raises", "answers None"])
+def test_whatever_a_store_raises_or_answers_is_its_failure(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, method: str, runs: int, wrong: str
+) -> None:
+    """Behaviours 32, 33: typed, told, with the key, and undone; an answer that is none claims and stores nothing."""
+
+    def broken(key: Key, **options: object) -> None:
+        if wrong == "raises":
+            raise ConnectionError("no answer")
+
+    ran: list[object] = []
+    with shop.transaction() as (connection, guard):
+        with monkeypatch.context() as patch:
+            patch.setattr(guard.store, method, broken)
+            expected = LeaseLostError if (wrong, method) == ("answers None", "complete") else StoreError
+            with pytest.raises(expected) as caught:
+                guard.run(KEY, lambda note, where: note(book(where, 5)), ran.append, connection, payload=5)
+        assert caught.value.key == Key("billing", KEY)
+        assert guard.lookup(KEY) is None
+    assert len(ran) == runs
+    assert shop.ledger() == []
+    assert (EventKind.STORE_FAILED in shop.kinds()) == (expected is StoreError)
