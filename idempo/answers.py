@@ -151,13 +151,16 @@ UNGUARDED: Final = _Unguarded.UNGUARDED
 Claimed: TypeAlias = Claim | _Unguarded
 
 
-def claimed(answer: object) -> Claim:
+def claimed(answer: object, flight: Flight | None = None) -> Claim:
     """Return what a store answered to a claim.
 
     Raises:
-        StoreError: It is none.
+        StoreError: It is none; or the flight whose claim it is cannot know any more that its lease stands, so that
+            another may have taken over before its function begins.
     """
     if isinstance(answer, Claim):
+        if flight is not None and answer.acquired and time.monotonic() >= flight.asked_at + flight.terms.policy.lease:
+            raise StoreError("the answer to a claim took longer than the lease")
         return answer
     what = "None" if answer is None else f"a {type(answer).__name__}"
     raise StoreError(f"claim answered {what}, not a Claim")

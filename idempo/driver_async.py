@@ -234,7 +234,7 @@ class AsyncDriver:
                     ttl=policy.ttl,
                     take_over=take_over,
                 )
-                return claim if isinstance(claim, Claim) else answers.claimed(await answered(claim))
+                return claim if isinstance(claim, Claim) else answers.claimed(await answered(claim), flight)
             except Exception as error:
                 error = failure(error)
                 if isinstance(error, StoreError):

@@ -221,7 +221,7 @@ class SyncDriver:
                     ttl=policy.ttl,
                     take_over=take_over,
                 )
-                return answers.claimed(claim)
+                return answers.claimed(claim, flight)
             except Exception as error:
                 error = failure(error)
                 if isinstance(error, StoreError):

@@ -435,3 +435,63 @@ def test_those_who_joined_a_call_that_runs_unguarded_get_its_value(is_async: boo
 
     assert (asyncio.run(in_tasks()) if is_async else in_threads()) == [1] * 4
     assert runs == [1]
+
+
+class LateStore:
+    """A store whose answers to claims arrive late, as by a paused server; something may happen on the way."""
+
+    blocking = True
+    shared = False
+
+    def __init__(self, delays: list[float]) -> None:
+        self.inner = MemoryStore()
+        self.default_codec = self.inner.default_codec
+        self.delays = delays
+        self.meanwhile: Any = lambda: None
+        self.complete, self.release, self.renew = self.inner.complete, self.inner.release, self.inner.renew
+        self.get, self.delete = self.inner.get, self.inner.delete
+
+    def claim(self, key: Key, **options: Any) -> Any:
+        claim = self.inner.claim(key, **options)
+        time.sleep(self.delays.pop(0) if self.delays else 0.0)  # the delay is what is tested
+        self.meanwhile()
+        return claim
+
+
+@pytest.mark.realtime
+def test_a_claim_whose_answer_comes_after_its_lease_begins_nothing(is_async: bool) -> None:
+    """Behaviour 21: another may have taken over by then; the key is asked for once more, by the same owner."""
+    store = LateStore([0.15])
+    run = Runner(store, is_async, lease=0.1)
+    assert run(lambda: current_operation().attempt) == 1
+    assert run.runs == 1
+    assert run.events == ["executed"]
+
+
+@pytest.mark.realtime
+def test_who_took_over_before_a_late_answer_came_runs_alone(is_async: bool) -> None:
+    """Behaviours 21, 22: the late one is given the other's outcome, and its body never begins."""
+    store = LateStore([0.15])
+
+    def take_over() -> None:
+        store.meanwhile = lambda: None
+        other = Idempotency(store.inner, lease=60)
+        assert other.run("k", lambda: "other's") == "other's"
+
+    store.meanwhile = take_over
+    run = Runner(store, is_async, lease=0.1)
+    assert run(lambda: pytest.fail("began")) == "other's"
+    assert run.runs == 0
+
+
+@pytest.mark.realtime
+def test_a_store_that_always_answers_after_the_lease_has_failed(is_async: bool) -> None:
+    """Behaviour 32: nothing ran, and the key is free."""
+    store = LateStore([0.15, 0.15])
+    run = Runner(store, is_async, lease=0.1)
+    with pytest.raises(StoreError, match="longer than the lease"):
+        run(lambda: pytest.fail("began"))
+    assert run.events == ["store_failed"]
+    record = store.inner.get(KEY)
+    assert record is not None
+    assert record.state is State.RELEASED
