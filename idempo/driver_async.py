@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
@@ -21,7 +21,7 @@ from idempo.operation import current, inside, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import TransactionalStore
 from idempo.records import Claim, EventKind, Record
-from idempo.terms import Terms, shortcut
+from idempo.terms import Terms, kept_near, shortcut
 
 
 class AsyncDriver:
@@ -33,10 +33,8 @@ class AsyncDriver:
         self._terms = terms
         self._hub = hub_of(terms.store)
         self._async = inspect.iscoroutinefunction(terms.store.claim)
-        blocking = not self._async and getattr(terms.store, "blocking", True)
-        self._blocking = blocking
-        self._store: Any = PooledStore(terms.store, self._hub) if blocking else terms.store
-        direct = not self._async and not blocking
+        self._direct = direct = not self._async and not getattr(terms.store, "blocking", True)
+        self._store: Any = terms.store if self._async or direct else PooledStore(terms.store, self._hub)
         self._near = shortcut(terms.store, "near") if direct else None
         self._claim_new: Any = shortcut(terms.store, "claim_new") if direct else None
 
@@ -50,10 +48,7 @@ class AsyncDriver:
     ) -> Any:
         """Run the function once for this key, or give the first outcome."""
         if self._near is not None:
-            try:
-                kept = self._near(*id_)
-            except Exception:  # noqa: BLE001 (a short cut, and no more; the claim says what there is)
-                kept = None
+            kept = kept_near(self._near, id_)
             if kept is not None and agree(fingerprint, kept[0]):
                 return answers.replay(self._terms, id_, *kept)
         flight = Flight(id_, fingerprint, self._terms)
@@ -234,7 +229,7 @@ class AsyncDriver:
                     ttl=policy.ttl,
                     take_over=take_over,
                 )
-                return claim if isinstance(claim, Claim) else answers.claimed(await answered(claim), flight)
+                return answers.claimed(claim if isinstance(claim, Claim) else await answered(claim), flight)
             except Exception as error:
                 error = failure(error)
                 if isinstance(error, StoreError):
@@ -338,32 +333,41 @@ class AsyncDriver:
         """End a claim whose function raised, or that was interrupted at any point."""
         if flight.forked:
             flight.phase = Phase.ENDED
-        elif not self._async and not self._blocking:
-            await self._settle(flight, error)
-        elif isinstance(error, GeneratorExit):
+        elif isinstance(error, GeneratorExit) and not self._direct:
             self._settle_closed(flight, error)
-        else:  # in a task of its own: who is cancelled once may be cancelled again, at every await
-            await shielded(self._settle(flight, error))
+        else:
+            try:
+                await self._settled(flight, error)
+            except BaseException:  # an interrupt, or the end of `asyncio.run`, which cancels the task below as well
+                if not flight.over:
+                    await self._settled(flight, error)
+                raise
+
+    def _settled(self, flight: Flight, error: BaseException) -> Awaitable[None]:
+        step = self._settle(flight, error)
+        return step if self._direct else shielded(step)  # who is cancelled once may be cancelled at every await
 
     async def _settle(self, flight: Flight, error: BaseException) -> None:
         self._renewer().remove(flight)
+        await self._tell_store(flight, error, flight.phase)
+        if not flight.over:  # not in a `finally`: where this was interrupted, it is done again
+            if isinstance(error, Exception):
+                self._hub.flights.finish(flight, Failure(error))
+            else:
+                self._hub.flights.vacate(flight)
+
+    async def _tell_store(self, flight: Flight, error: BaseException, phase: Phase) -> None:
         try:
             if flight.returned:
                 await self.complete(flight)
-            elif flight.phase is Phase.RUNNING:
+            elif phase is Phase.RUNNING:
                 await self._end(flight, error)
-            elif flight.phase is Phase.CLAIMING and flight.asked_at:
+            elif phase is Phase.CLAIMING and flight.asked_at:
                 await self._release_unanswered(flight)
         except IdempotencyError:
             pass  # told; the original is what is raised
         except Exception as failed:  # noqa: BLE001 (a store's bug, and still the original is raised)
             self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=failed)
-        finally:
-            if not flight.over:
-                if isinstance(error, Exception):
-                    self._hub.flights.finish(flight, Failure(error))
-                else:
-                    self._hub.flights.vacate(flight)
 
     def _settle_closed(self, flight: Flight, error: BaseException) -> None:
         """End a claim whose coroutine is being closed, and so can wait for nothing: its loop tells the store."""
@@ -371,10 +375,7 @@ class AsyncDriver:
             renewer.remove(flight)
         phase, loop = flight.phase, cast("Any", flight.task).get_loop()
         self._hub.flights.vacate(flight)
-        if phase is Phase.RUNNING and not flight.returned:
-            begin_on(loop, lambda: self._end(flight, error))
-        elif phase is Phase.CLAIMING and flight.asked_at:
-            begin_on(loop, lambda: self._release_unanswered(flight))
+        begin_on(loop, lambda: self._tell_store(flight, error, phase))
 
     async def _end(self, flight: Flight, error: BaseException) -> None:
         terms, key = self._terms, flight.key

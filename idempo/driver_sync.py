@@ -18,7 +18,7 @@ from idempo.operation import current, inside, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import Store, WatchableStore
 from idempo.records import Claim, EventKind, Record
-from idempo.terms import Terms, shortcut
+from idempo.terms import Terms, kept_near, shortcut
 
 
 class SyncDriver:
@@ -43,10 +43,7 @@ class SyncDriver:
     ) -> Any:
         """Run the function once for this key, or give the first outcome."""
         if self._near is not None:
-            try:
-                kept = self._near(*id_)
-            except Exception:  # noqa: BLE001 (a short cut, and no more; the claim says what there is)
-                kept = None
+            kept = kept_near(self._near, id_)
             if kept is not None and agree(fingerprint, kept[0]):
                 return answers.replay(self._terms, id_, *kept)
         flight = Flight(id_, fingerprint, self._terms)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import pytest
 
-from idempo import Idempotency, InDoubtError, Key, LeaseLostError, RecordError, Resolved, State
+from idempo import Idempotency, InDoubtError, Key, LeaseLostError, MemoryStore, RecordError, Resolved, State, StoreError
+from idempo.flights import Phase
+from idempo.hub import hub_of
 from idempo.records import Claim, Record
 from idempo.testing import AsyncFlakyStore
-from tests.async_support import KEY, Effect, SlowStore, complete_elsewhere, hold_elsewhere
+from tests.async_support import KEY, BlockingStore, Effect, SlowStore, complete_elsewhere, hold_elsewhere, until
+
+ID = ("default", "k")
 
 
 def leave_in_doubt(store: SlowStore) -> Record:
@@ -188,3 +193,96 @@ def test_what_a_probe_found_is_given_though_the_store_does_not_keep_it() -> None
     assert record.state is State.RUNNING
     assert asyncio.run(guard.run_async("k", effect)) == "seen"
     assert effect.runs == 0
+
+
+@pytest.mark.parametrize("make", [SlowStore, BlockingStore])
+@pytest.mark.parametrize("ends", ["returns", "raises", "is cancelled", "is cancelled while it ends"])
+def test_a_call_that_ends_with_its_loop_leaves_its_key_settled(make: Callable[[], Any], ends: str) -> None:
+    """Behaviour 30: at its end `asyncio.run` cancels every task there is, those that settle a call as well."""
+    before_the_end: list[bool] = []
+
+    async def effect() -> str:
+        if ends == "is cancelled":
+            await asyncio.Event().wait()
+        if ends == "raises":
+            raise LookupError
+        return "done"
+
+    async def main(store: Any, turns: int) -> None:
+        task = asyncio.create_task(Idempotency(store, lease=60).run_async("k", effect))
+        await until(lambda: "claim" in store.calls, 0)
+        if ends == "is cancelled":
+            await until(lambda: (flight := hub_of(store).flights._table.get(ID)) and flight.phase is Phase.RUNNING, 0)
+            task.cancel()
+        for turn in range(turns):
+            await asyncio.sleep(0)
+            if turn == 1 and ends == "is cancelled while it ends":
+                task.cancel()
+        before_the_end.append(not task.done())
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, whatever it is
+
+    for turns in range(30):
+        store = make()
+        asyncio.run(main(store, turns))
+        record = store.inner.get(KEY)
+        assert record is None or record.state is not State.RUNNING, turns
+        assert len(hub_of(store).flights) == 0
+    assert any(before_the_end)
+
+
+@pytest.mark.parametrize("method", ["claim", "release", "complete"])
+def test_an_interrupt_while_a_call_is_settled_settles_it_all_the_same(method: str) -> None:
+    """Behaviour 30: for coroutines too; the interrupt is what is raised."""
+    store, done = MemoryStore(), list[str]()
+    step = getattr(store, method)
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        if not done:
+            done.append(method)
+            raise KeyboardInterrupt
+        return step(*args, **options)
+
+    setattr(store, method, interrupted)
+    if method == "claim":
+        store.claim_new = lambda *_: None  # type: ignore[method-assign]
+
+    async def effect() -> str:
+        return "first" if method == "complete" else "second"
+
+    async def fails() -> None:
+        raise LookupError
+
+    guard = Idempotency(store, wait=0, lease=60)
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(guard.run_async("k", fails if method == "release" else effect))
+    assert done
+    assert asyncio.run(guard.run_async("k", effect)) == ("first" if method == "complete" else "second")
+    assert len(hub_of(store).flights) == 0
+
+
+def test_a_value_whose_storing_is_tried_again_outlives_its_closed_coroutine() -> None:
+    """Behaviours 30, 33: the function has run; its loop goes on storing what it returned."""
+    store = SlowStore()
+    complete, failed = store.complete, list[str]()
+
+    async def fails_once(key: Key, **options: Any) -> bool:
+        if not failed:
+            failed.append("complete")
+            raise StoreError("try again")
+        return await complete(key, **options)
+
+    store.complete = fails_once  # type: ignore[method-assign]
+    effect = Effect()
+
+    async def main() -> int:
+        guard = Idempotency(store, lease=60)
+        coroutine = guard.run_async("k", effect)
+        waits_for = coroutine.send(None)
+        while not failed:
+            await (asyncio.sleep(0) if waits_for is None else asyncio.wait([waits_for]))
+            waits_for = coroutine.send(None)
+        coroutine.close()  # in the pause before it is stored again
+        return await guard.run_async("k", effect)
+
+    assert asyncio.run(main()) == 1
+    assert effect.runs == 1
