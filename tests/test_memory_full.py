@@ -115,3 +115,37 @@ def test_a_key_can_be_claimed_again_and_again_at_the_limit() -> None:
     assert store.complete(key(1), owner="ann", outcome=b"x", ttl=600)
     assert store.complete(key(1), owner="ann", outcome=b"x", ttl=600)
     assert store.get(key(1)).outcome == b"x"
+
+
+def test_a_store_that_refuses_forgets_no_outcome_for_a_large_one() -> None:
+    """Behaviour 41: its bytes, too, are a reason to let nobody in, and none to forget who was there."""
+    store = MemoryStore(max_bytes=4000, on_full="refuse")
+    guard = Idempotency(store)
+    guard.run("small", lambda: b"s")
+    assert guard.run("large", lambda: b"l" * 10_000)
+    with pytest.raises(StoreFullError, match="full: 4000 bytes are kept, and nothing is evicted; raise max_bytes"):
+        guard.run("late", pytest.fail)
+    assert store.claim_new(("default", "late"), "ann", None, 60, 600) is None
+    assert guard.run("small", pytest.fail) == b"s"
+    assert guard.run("large", pytest.fail) == b"l" * 10_000
+    assert store.evictions == 0
+    assert guard.forget("large")
+    assert guard.run("late", lambda: "in") == "in"
+
+
+@pytest.mark.parametrize(
+    ("on_full", "says"),
+    [
+        ("evict", "2 of 2 records are running or in doubt"),
+        ("refuse", "2 of 2 records are kept, and nothing is evicted"),
+    ],
+)
+def test_a_full_store_says_with_what(on_full: Literal["evict", "refuse"], says: str) -> None:
+    """Behaviour 39: and what to do."""
+    store = MemoryStore(max_records=2, on_full=on_full)
+    complete(store, 1)
+    store.claim(key(2), owner="ann", fingerprint=None, lease=60, ttl=600)
+    if on_full == "evict":
+        store.claim(key(3), owner="ann", fingerprint=None, lease=60, ttl=600)
+    with pytest.raises(StoreFullError, match=says):
+        store.claim(key(4), owner="ann", fingerprint=None, lease=60, ttl=600)

@@ -6,10 +6,13 @@ import heapq
 import math
 from typing import Final, TypeAlias
 
+from cachetools import LRUCache
+
 from idempo.records import Record, State
 
 Id: TypeAlias = tuple[str, str]
 
+OVERHEAD: Final = 600  # bytes of a completed record beside its outcome, as measured
 _SPARSE: Final = 1024  # bytes for each member; a set that is in use takes some 20 to 110, an empty one 200
 
 _RUNNING: Final = State.RUNNING  # reading a member off its class is a call into Python until 3.12
@@ -54,6 +57,15 @@ class Entry:
             lease_left,
             self.expires - now,
         )
+
+
+def new_cache(max_bytes: int | None) -> LRUCache[Id, Entry]:
+    """Return a cache of completed records that knows their sizes where there is a limit, but obeys none by itself."""
+    return LRUCache(math.inf, None if max_bytes is None else _bytes_of)
+
+
+def _bytes_of(entry: Entry) -> int:
+    return len(entry.outcome or b"") + OVERHEAD
 
 
 class _Bucket:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Literal
-
-from cachetools import LRUCache
 
 from idempo._fork import new_lock
 from idempo.codecs import PickleCodec
 from idempo.errors import StoreFullError
 from idempo.protocols import Codec
 from idempo.records import Claim, Key, Record, State
-from idempo.stores._memory_records import Entry, Expiry, Id
+from idempo.stores._memory_records import OVERHEAD, Entry, Expiry, Id, new_cache
 from idempo.stores._memory_watchers import Watchers
 
 _RUNNING: Final = State.RUNNING  # reading a member off its class is a call into Python until 3.12
 _SWEEP_PER_CLAIM: Final = 8
-_OVERHEAD: Final = 600  # bytes of a completed record beside its outcome, as measured
+_KEPT: Final = "kept, and nothing is evicted"
 
 
 class MemoryStore:
@@ -37,7 +34,8 @@ class MemoryStore:
     Args:
         max_records: The most records at once, in whatever state.
         max_bytes: The most bytes of completed records, their outcomes and an estimate of the rest; None for no limit.
-            A single outcome larger than this is still kept, alone.
+            A single outcome larger than this is still kept, alone; and where nothing is evicted, so are the outcomes
+            of all calls that began below it.
         on_full: "evict" makes room by evicting completed records; "refuse" refuses new claims with StoreFullError.
         clock: Gives seconds, and never runs back.
 
@@ -70,14 +68,14 @@ class MemoryStore:
         if on_full not in ("evict", "refuse"):
             raise ValueError(f'on_full must be "evict" or "refuse", not {on_full!r}')
         self._max_records = max_records
-        self._on_full = on_full
         self._clock = clock
         self._lock = new_lock()
         self._running: dict[Id, Entry] = {}
         self._released: dict[Id, Entry] = {}
         # Without a limit of its own, by which it would evict unseen, and also where nothing must be evicted.
-        self._completed: LRUCache[Id, Entry] = _cache(max_bytes)
+        self._completed = new_cache(max_bytes)
         self._max_bytes = max_bytes
+        self._evicts = on_full == "evict"
         self._expiry = Expiry()
         self._watchers = Watchers(self._lock)
         # Starts from the wall clock, so that fencing tokens also rise from one process to the next.
@@ -135,6 +133,10 @@ class MemoryStore:
             found = self._find(id_, now)
             took_over = False
             if found is None:
+                if self._max_bytes is not None and self._completed.currsize >= self._max_bytes and not self._evicts:
+                    raise StoreFullError(
+                        f"the memory store is full: {self._max_bytes} bytes are {_KEPT}; raise max_bytes", key=key
+                    )
                 if len(self._running) + len(self._completed) + len(self._released) >= self._max_records:
                     self._make_room(key)
                 entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
@@ -171,6 +173,8 @@ class MemoryStore:
                 return None
             if len(running) + len(self._completed) + len(self._released) >= self._max_records:
                 return None
+            if self._max_bytes is not None and self._completed.currsize >= self._max_bytes and not self._evicts:
+                return None
             entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
             self._expiry.put(entry, now + lease + ttl, ttl)
             running[id_] = entry
@@ -188,8 +192,8 @@ class MemoryStore:
             if entry.lease_end is None:
                 self._place(entry)
                 return entry.outcome is not None
-            if self._max_bytes is not None:
-                self._free_bytes(len(outcome) + _OVERHEAD, self._max_bytes)
+            if self._max_bytes is not None and self._evicts:
+                self._free_bytes(len(outcome) + OVERHEAD, self._max_bytes)
             self._expiry.put(entry, now + ttl, ttl)
             entry.outcome = outcome
             entry.lease_end = None
@@ -340,12 +344,12 @@ class MemoryStore:
                     del self._released[id_]
                 else:
                     self._drop(entry)
-            elif self._completed and self._on_full == "evict":
+            elif self._completed and self._evicts:
                 self._evict()
             else:
+                used, what = (len(self), _KEPT) if self._completed else (len(self._running), "running or in doubt")
                 raise StoreFullError(
-                    f"the memory store is full: {len(self._running)} of {self._max_records} records are running or in"
-                    " doubt; raise max_records",
+                    f"the memory store is full: {used} of {self._max_records} records are {what}; raise max_records",
                     key=key,
                 )
 
@@ -361,7 +365,7 @@ class MemoryStore:
     def _mend(self, without: Id | None = None) -> None:
         # LRUCache takes several steps to keep or to remove a record; an interrupt between them leaves its order and its
         # sizes with keys that are gone, or without some that are there. This is as long as the store, and as rare.
-        mended = _cache(self._max_bytes)
+        mended = new_cache(self._max_bytes)
         for id_ in list(self._completed):
             entry = self._completed.get(id_)
             if entry is not None and id_ != without:
@@ -374,14 +378,6 @@ class MemoryStore:
             self._find(id_, now)
             swept += 1
         return swept
-
-
-def _cache(max_bytes: int | None) -> LRUCache[Id, Entry]:
-    return LRUCache(math.inf, None if max_bytes is None else _bytes_of)
-
-
-def _bytes_of(entry: Entry) -> int:
-    return len(entry.outcome or b"") + _OVERHEAD
 
 
 def _check_limit(limit: object, name: str) -> None:
