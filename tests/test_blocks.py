@@ -8,6 +8,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,24 @@ KEY = "order-42"
 
 class FailedError(Exception):
     """What the body raises."""
+
+
+class Interrupting(MemoryStore):
+    """Is interrupted as often as it is told: once a claim was made, and before any other step is."""
+
+    def __init__(self, **times: int) -> None:
+        super().__init__()
+        self.times = times
+        for method in times:
+            setattr(self, method, partial(self._step, method, getattr(self, method)))
+
+    def _step(self, method: str, step: Callable[..., Any], key: Key, **options: Any) -> Any:
+        if not self.times[method]:
+            return step(key, **options)
+        self.times[method] -= 1
+        if method == "claim":
+            step(key, **options)
+        raise KeyboardInterrupt
 
 
 class Blocks:
@@ -467,6 +486,36 @@ def test_an_interrupt_inside_the_store_sticks_no_key(blocks: Blocks, monkeypatch
         asyncio.run(in_async()) if blocks.colour == "async" else in_sync()
     expected = None if at == "complete" else "next"
     assert blocks.run(lambda op: "next") == expected
+
+
+def test_an_interrupt_while_a_block_that_was_interrupted_on_entering_is_ended() -> None:
+    """Behaviour 30: the claim that was made is given back all the same."""
+    store = Interrupting(claim=1, release=1)
+    guard = Idempotency(store, wait=0)
+    # The error is kept until the end: when its traceback goes, so does the block, whose finalizer ends it too.
+    with pytest.raises(KeyboardInterrupt) as caught, guard.operation(KEY):
+        pytest.fail("entered")
+    assert len(hub_of(store).flights) == 0
+    with guard.operation(KEY) as op:
+        assert op.attempt == 2
+    assert store.times == {"claim": 0, "release": 0}
+    del caught
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("method", ["release", "complete"])
+def test_an_interrupt_while_a_block_is_ended_ends_it_all_the_same(method: str, times: int) -> None:
+    """Behaviour 30: the key of a body that was interrupted is free, the value of one that ran is stored."""
+    store = Interrupting(**{method: times})
+    guard = Idempotency(store, wait=0)
+    with pytest.raises(KeyboardInterrupt) as caught, guard.operation(KEY):  # kept until the end, as above
+        if method == "release":
+            raise KeyboardInterrupt
+    assert len(hub_of(store).flights) == 0
+    with guard.operation(KEY) as op:
+        assert (op.fresh, op.attempt) == ((True, 2) if method == "release" else (False, 1))
+    assert store.times == {method: 0}
+    del caught
 
 
 @pytest.mark.realtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -106,7 +107,21 @@ def test_an_ended_flight_cannot_be_joined() -> None:
     assert len(flights) == 0
 
 
-def test_a_call_that_ends_between_the_look_and_the_joining_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lost_lease_of_a_call_that_claimed_for_itself_disturbs_no_other() -> None:
+    """Behaviour 24: another leads the key, and can still be joined; it itself cannot."""
+    flights, holder, alone = Flights(), flight(b"\x01one"), flight(b"\x01another")
+    assert flights.seat(holder, 0.0) is holder
+    assert flights.seat(alone, 0.0) is alone
+    flights.lose(alone)
+    assert alone.end is LOOK_AGAIN
+    assert flights._table.get(ID) is holder
+    joined(flights, holder)
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+def test_a_call_that_ends_between_the_look_and_the_joining_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch, coroutine: bool
+) -> None:
     """Behaviour 12: the duplicate finds the outcome in the store."""
     store = MemoryStore()
     guard, go = Idempotency(store), threading.Event()
@@ -119,8 +134,11 @@ def test_a_call_that_ends_between_the_look_and_the_joining_is_looked_for_again(m
         holder.join(20)
         return join(*args)
 
+    async def never() -> None:
+        pytest.fail("ran")
+
     monkeypatch.setattr(Flights, "join", late)
-    assert guard.run("k", list) == "held"
+    assert (asyncio.run(guard.run_async("k", never)) if coroutine else guard.run("k", list)) == "held"
 
 
 def test_a_flight_that_ended_before_its_turn_is_not_renewed() -> None:

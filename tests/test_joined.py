@@ -325,6 +325,27 @@ def test_doubt_that_a_probe_ends(shop: Shop) -> None:
     assert shop.ledger() == []
 
 
+@pytest.mark.parametrize("answer", [RERUN, Resolved("found")])
+def test_a_probe_that_ends_the_transaction_is_told(shop: Shop, answer: Any) -> None:
+    """Behaviour 54: the claim that follows finds none to join, which is the caller's mistake; nothing runs."""
+    leave_doubt(shop)
+    with closing(shop.connect()) as connection:
+
+        def probe(key: Key) -> Any:
+            connection.execute("COMMIT")
+            return answer
+
+        shop.policy = {"in_doubt": probe}
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ValueError, match="in no transaction"):
+            shop.guard(connection).run(KEY, book, connection, 5, payload=5)
+    assert shop.ledger() == []
+    record = shop.store.get(Key("billing", KEY))
+    assert record is not None
+    assert (record.owner, record.state) == ("dead", State.RUNNING)
+    assert EventKind.STORE_FAILED not in shop.kinds()
+
+
 def test_a_released_claim_of_the_same_owner_is_no_trap(shop: Shop) -> None:
     """RELEASED frees the key, whatever its fingerprint."""
     shop.store.claim(Key("billing", KEY), owner="other", fingerprint=b"\x01x", lease=15, ttl=1000)
@@ -423,6 +444,23 @@ def test_an_undo_that_fails_is_told_and_the_original_raised(shop: Shop, monkeypa
         with pytest.raises(OutOfStockError):
             guard.run(KEY, book, connection, 5, OutOfStockError(), payload=5)
     assert shop.kinds() == [EventKind.STORE_FAILED]
+
+
+def test_a_savepoint_that_cannot_be_released_is_undone(shop: Shop) -> None:
+    """Behaviours 33, 54: the transaction stands, so this is no lost lease, and neither effect nor record is kept."""
+
+    def authorize(action: int, operation: str | None, *rest: object) -> int:
+        denied = action == sqlite3.SQLITE_SAVEPOINT and operation == "RELEASE"
+        return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
+
+    with shop.transaction() as (connection, guard):
+        connection.execute("INSERT INTO ledger VALUES (1)")
+        connection.set_authorizer(authorize)
+        with pytest.raises(StoreError, match="not authorized"):
+            guard.run(KEY, book, connection, 5, payload=5)
+        connection.set_authorizer(None)
+    assert shop.ledger() == [1]
+    assert shop.store.get(Key("billing", KEY)) is None
 
 
 def test_coroutines_are_refused(shop: Shop) -> None:

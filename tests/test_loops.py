@@ -16,6 +16,7 @@ from idempo import (
     Event,
     EventKind,
     Idempotency,
+    Key,
     MemoryStore,
     ResultNotStoredError,
     State,
@@ -403,3 +404,30 @@ def test_a_watch_that_could_not_be_entered_is_not_left() -> None:
 
     asyncio.run(main())
     assert left == []
+
+
+def test_a_caller_that_is_cancelled_with_its_request_is_cancelled() -> None:
+    """Behaviour 30: the store's request ends as cancelled too, which is no failure to ask the store again for."""
+
+    class Cancelled(SlowStore):
+        async def claim(self, key: Key, **options: Any) -> Any:
+            self.calls.append("claim")
+            asked.set()
+            await answer.wait()
+            raise asyncio.CancelledError
+
+    async def main() -> None:
+        task = asyncio.create_task(guard.run_async("k", forever))
+        await asked.wait()
+        task.cancel()
+        await asyncio.sleep(0)  # the caller has been cancelled, and waits for the request that was sent
+        answer.set()
+        await asyncio.wait([task], timeout=5)
+        assert task.cancelled()
+
+    asked, answer, store = asyncio.Event(), asyncio.Event(), Cancelled()
+    guard = Idempotency(store)
+    asyncio.run(main())
+    assert store.calls == ["claim", "release"]
+    assert len(hub_of(store).flights) == 0
+    assert guard.stats().store_failed == 0

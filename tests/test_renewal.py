@@ -12,6 +12,8 @@ import pytest
 from idempo import Idempotency, Key, LeaseLostError, MemoryStore, current_operation
 from idempo.hub import hub_of
 from idempo.renewal import Renewer, Schedule
+from tests.async_support import BlockingStore
+from tests.interrupting import until
 
 if TYPE_CHECKING:
     from idempo.flights import Flight
@@ -103,6 +105,27 @@ def test_an_answer_that_comes_after_the_function_ended_changes_nothing() -> None
 
     Idempotency(store).run("k", effect)
     assert lost == []
+
+
+def test_a_call_does_without_renewal_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 20: it ends as ever within its lease, and the next call's renewal has a thread again."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = BlockingStore()  # which shares its renewer with no other
+    guard = Idempotency(store, lease=0.15)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        assert guard.run("k", lambda: "short") == "short"
+    assert store.calls == ["claim", "complete"]
+    assert guard.run("k", list) == "short"
+
+    def long() -> str:
+        until(lambda: "renew" in store.calls)
+        return "long"
+
+    assert guard.run("another", long) == "long"
 
 
 @pytest.mark.realtime

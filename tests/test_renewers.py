@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -19,12 +21,15 @@ from idempo import (
     MemoryStore,
     ResultNotStoredError,
     current_operation,
+    loops,
 )
 from idempo.hub import hub_of
+from idempo.loops import LoopRenewer, loop_renewer
 from idempo.renewal import Schedule
 from idempo.stores.cas import AsyncCasStore
 from idempo.testing import FlakyStore
 from idempo.testing.backend import AsyncDictBackend, DictBackend
+from tests.async_support import SlowStore
 from tests.async_support import until as until_async
 
 
@@ -49,6 +54,37 @@ class Slow(AsyncCasStore):
             self.cancels = ""
             raise asyncio.CancelledError
         return await super().complete(key, **options)
+
+
+class Gated(SlowStore):
+    """Notes which keys it is asked to renew, and does so once the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.gate = asyncio.Event()
+
+    async def renew(self, key: Key, **options: Any) -> bool:
+        self.asked.append(key.value)
+        await self.gate.wait()
+        return await super().renew(key, **options)
+
+
+def renewer_of(store: Any) -> LoopRenewer:
+    return loop_renewer(hub_of(store))
+
+
+def renewed_keys(store: Any) -> set[str]:
+    """Return the keys whose leases are renewed on the running loop."""
+    return {flight.key.value for flight in renewer_of(store)._flights.values()}
+
+
+def renew_now(store: Any) -> None:
+    """Let every lease of the running loop be due."""
+    renewer = renewer_of(store)
+    for flight in renewer._flights.values():
+        flight.renew_at = 0.0
+    renewer._wake(0.0)
 
 
 def lose(store: MemoryStore, error: Exception | None = None) -> None:
@@ -147,6 +183,83 @@ def test_many_leases_are_renewed_at_once() -> None:
         )
 
     assert asyncio.run(scenario()) == [1] * 60
+
+
+def test_a_call_that_ends_while_others_are_renewed_first_is_not_renewed() -> None:
+    """Behaviour 20: it was due with them, and the store would be asked for a key that is held no more."""
+    store = Gated()
+    keys = [f"k{number}" for number in range(loops._AT_ONCE + 1)]
+
+    async def scenario() -> None:
+        guard, end = Idempotency(store), {key: asyncio.Event() for key in keys}
+        tasks = {key: asyncio.create_task(guard.run_async(key, end[key].wait)) for key in keys}
+        await until_async(lambda: renewed_keys(store) == set(keys))
+        renew_now(store)
+        await until_async(lambda: len(store.asked) == loops._AT_ONCE)
+        (last,) = set(keys) - set(store.asked)
+        end[last].set()
+        await tasks[last]
+        store.gate.set()
+        await until_async(lambda: renewer_of(store)._round is None)
+        assert last not in store.asked
+        for event in end.values():
+            event.set()
+        await asyncio.gather(*tasks.values())
+
+    asyncio.run(scenario())
+    assert len(store.asked) == loops._AT_ONCE
+
+
+def test_a_renewal_that_is_cancelled_with_its_loop_is_no_failure_of_the_store() -> None:
+    """Behaviours 30, 37: as `asyncio.run` cancels whatever is left at its end."""
+    store = Gated()
+    events: list[str] = []
+
+    async def effect() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):  # it takes longer to end than the renewal does
+                await asyncio.sleep(0)
+
+    async def scenario() -> asyncio.Task[None]:
+        guard = Idempotency(store, observers=[lambda event: events.append(event.kind.value)])
+        task = asyncio.create_task(guard.run_async("k", effect))
+        await until_async(lambda: "k" in renewed_keys(store))
+        renew_now(store)
+        await until_async(lambda: store.asked)
+        return task
+
+    assert asyncio.run(scenario()).cancelled()
+    assert events == ["released"]
+
+
+def test_a_loop_may_be_closed_while_a_renewal_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 20: what is left of it goes without a murmur, once the next loop has come."""
+    store = Gated()
+    guard = Idempotency(store)
+    failures: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", failures.append)
+
+    async def left() -> Any:
+        task = asyncio.create_task(guard.run_async("k", asyncio.Event().wait))
+        await until_async(lambda: "k" in renewed_keys(store))
+        renew_now(store)
+        await until_async(lambda: store.asked)
+        assert not task.done()
+        return weakref.ref(renewer_of(store)._round)
+
+    async def another() -> str:
+        return "another"
+
+    loop = asyncio.new_event_loop()
+    renewal = loop.run_until_complete(left())
+    loop.close()
+    store.gate = asyncio.Event()  # who waits for it is a cycle of its own now
+    assert asyncio.run(guard.run_async("another", another)) == "another"
+    gc.collect()
+    assert renewal() is None
+    assert [str(failure.exc_value) for failure in failures] == []
 
 
 @pytest.mark.realtime
