@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from idempo.choosing import Drivers
-from idempo.flights import Flight, Id
-from idempo.operation import Operation, current, still_open, unguarded
+from idempo.flights import BlockFlight, Flight, Id
+from idempo.operation import Operation, current, running_task, still_open, unguarded
 from idempo.records import Key
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ class OperationBlock:
         if self._begins_unguarded():
             return self._open(BlockOperation, None)
         self._driver = driver = self._drivers.sync
-        self._flight = flight = Flight(self._id, self._fingerprint, self._drivers.terms)
+        self._flight = flight = BlockFlight(self._id, self._fingerprint, self._drivers.terms)
+        flight.task = running_task()
         try:
             return self._open(BlockOperation, driver.enter(flight))
         except BaseException as error:

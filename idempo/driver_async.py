@@ -99,9 +99,11 @@ class AsyncDriver:
     def _claims_for_itself(self, flight: Flight, found: Flight) -> bool:
         if found.end is not None:
             return False
-        here = found.thread == threading.get_ident()
         # A holder of this very task, or a plain one of this thread, cannot go on before we have ended.
-        if here and found.phase is not Phase.VACANT and (found.task is None or found.task is flight.task):
+        here = found.thread == threading.get_ident() and (found.task is None or found.task is flight.task)
+        if here and found.of_block and found.phase is Phase.RUNNING:
+            here = inside(found.owner)
+        if here and found.phase is not Phase.VACANT:
             flight.phase = Phase.ENDED
             raise answers.reentrant(flight.key)
         return self._terms.policy.wait == 0 and found.phase is not Phase.RUNNING
@@ -139,7 +141,7 @@ class AsyncDriver:
             if claim is answers.UNGUARDED:
                 return None
             record = claim.record
-            own = not claim.acquired and inside(record.owner, flight.task)
+            own = not claim.acquired and inside(record.owner)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
             if do is Do.RUN:
                 flight.hold(record)

@@ -45,7 +45,7 @@ class JoinedDriver(SyncDriver):
             flight.asked_at = time.monotonic()
             claim = self._claim_once(flight, take_over)
             record = claim.record
-            do = after_claim(claim, flight.fingerprint, terms.policy, own_call=inside(record.owner, None))
+            do = after_claim(claim, flight.fingerprint, terms.policy, own_call=inside(record.owner))
             if do is Do.RUN:
                 flight.hold(record)
                 flight.stands_until, flight.phase = math.inf, Phase.RUNNING

@@ -14,7 +14,7 @@ from idempo.decisions import Do, End, after_claim, after_error, agree, failure
 from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup, new_owner
 from idempo.hub import hub_of
-from idempo.operation import current, inside, operation_of
+from idempo.operation import current, inside, operation_of, running_loop
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import Store, WatchableStore
 from idempo.records import Claim, EventKind, Record
@@ -97,6 +97,8 @@ class SyncDriver:
         if found.end is not None:
             return False
         here = found.thread == threading.get_ident()
+        if here and found.of_block and found.phase is Phase.RUNNING and running_loop() is None:
+            here = inside(found.owner)
         if here and found.phase in (Phase.CLAIMING, Phase.RUNNING):
             flight.phase = Phase.ENDED
             raise answers.reentrant(flight.key)
@@ -135,7 +137,7 @@ class SyncDriver:
             if claim is answers.UNGUARDED:
                 return None
             record = claim.record
-            own = not claim.acquired and inside(record.owner, None)
+            own = not claim.acquired and inside(record.owner)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
             if do is Do.RUN:
                 flight.hold(record)

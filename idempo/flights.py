@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast
 
 from idempo import _fork
 from idempo.decisions import agree
@@ -170,6 +170,9 @@ class Flight:
         self.kind = _EXECUTED
         """The event to tell when its outcome stands."""
 
+    of_block: ClassVar[bool] = False
+    """Whether what it runs need not be on the stack of its thread: a block stays open while a generator rests."""
+
     renew_at: float
     renew_until: float
     savepoint: AbstractContextManager[None]
@@ -208,6 +211,14 @@ class Flight:
         """The record that this flight's outcome makes."""
         ttl = self.terms.policy.ttl
         return Record(State.COMPLETED, self.bound, self.attempt, self.token, self.owner, outcome, None, ttl)
+
+
+class BlockFlight(Flight):
+    """The flight of a ``with`` block."""
+
+    __slots__ = ()
+
+    of_block = True
 
 
 class Flights:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import time
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from idempo.errors import LeaseLostError
 from idempo.flights import Flight
 from idempo.records import Key
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Operation:
@@ -107,15 +111,27 @@ def current_operation() -> Operation:
     return operation
 
 
-def inside(owner: str, task: object) -> bool:
+def inside(owner: str) -> bool:
     """Say whether the caller stands inside the call of this owner: the same thread and task, not a later task of it."""
     operation = current.get()
     while operation is not None:
         flight = operation._flight
         if flight is not None and flight.owner == owner:
-            return flight.thread == threading.get_ident() and flight.task is task
+            return flight.thread == threading.get_ident() and (flight.task is None or flight.task is running_task())
         operation = operation._outer
     return False
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, if there is one."""
+    found = sys.modules.get("asyncio.events")  # where nobody has imported it, none runs
+    return None if found is None else found._get_running_loop()
+
+
+def running_task() -> object:
+    """Return the task that runs in this thread, if there is one."""
+    loop = running_loop()
+    return None if loop is None else sys.modules["asyncio"].current_task(loop)
 
 
 def operation_of(flight: Flight, outer: Operation | None) -> Operation:
