@@ -55,7 +55,9 @@ class Questions:
                 f"{self.name}() has a parameter force of its own: give that one by its place here. To forget under a "
                 "live claim, delete key_for(...) from the store"
             )
-        return self._ask(forget(self.key_for(*args, **kwargs), force=force is not _UNSET and bool(force)))
+        return self._ask(
+            forget(self.terms.store, self.key_for(*args, **kwargs), force=force is not _UNSET and bool(force))
+        )
 
     def resolve(self, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Give the outcome of a call by hand; a coroutine on a coroutine function."""

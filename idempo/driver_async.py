@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any, cast
 
 from idempo import answers, decisions
+from idempo._owners import new_owner
 from idempo.decisions import Do, End, after_claim, after_error, agree, failure
 from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
-from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, new_owner
+from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase
 from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, answered, begin_on, landed, loop_renewer, shielded, watching
 from idempo.operation import current, inside, operation_of
@@ -373,8 +374,7 @@ class AsyncDriver:
 
     def _settle_closed(self, flight: Flight, error: BaseException) -> None:
         """End a claim whose coroutine is being closed, and so can wait for nothing: its loop tells the store."""
-        for renewer in [self._hub.renewer, *list(self._hub.loops.values())]:  # in whatever thread this is
-            renewer.remove(flight)
+        self._hub.stop_renewing(flight)
         phase, loop = flight.phase, cast("Any", flight.task).get_loop()
         self._hub.flights.vacate(flight)
         begin_on(loop, lambda: self._tell_store(flight, error, phase))

@@ -11,10 +11,11 @@ import time
 from typing import Any, Final, cast
 
 from idempo import answers
+from idempo._owners import new_owner
 from idempo.decisions import Do, after_claim, failure
 from idempo.driver_sync import SyncDriver
 from idempo.errors import IdempotencyError, LeaseLostError
-from idempo.flights import Flight, Phase, new_owner
+from idempo.flights import Flight, Phase
 from idempo.operation import inside
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import TransactionalStore

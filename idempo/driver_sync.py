@@ -10,9 +10,10 @@ from types import CoroutineType
 from typing import Any, cast
 
 from idempo import answers, decisions
+from idempo._owners import new_owner
 from idempo.decisions import Do, End, after_claim, after_error, agree, failure
 from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
-from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup, new_owner
+from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup
 from idempo.hub import hub_of
 from idempo.operation import current, inside, operation_of, running_loop
 from idempo.policy import RERUN, Resolved

@@ -9,8 +9,6 @@ that no stopped loop can swallow the turn, and a burst of n failures costs n wak
 from __future__ import annotations
 
 import enum
-import itertools
-import os
 import threading
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
@@ -18,6 +16,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast
 
 from idempo import _fork
+from idempo._owners import owners
 from idempo.decisions import agree
 from idempo.records import EventKind, Key, Record, State
 from idempo.terms import Terms
@@ -149,7 +148,7 @@ class Flight:
         self.key = Key(*id_)
         self.fingerprint = fingerprint
         self.terms = terms
-        self.owner = _owners.new()
+        self.owner = owners.new()
         self.thread = threading.get_ident()
         self.task: object = None
         self.generation = _forks.generation
@@ -357,6 +356,11 @@ class Flights:
             if self._table.get(flight.id) is flight:
                 del self._table[flight.id]
 
+    def offering(self, id_: Id) -> Flight | None:
+        """Return the flight whose outcome for this key the store is still to take, if there is one."""
+        flight = self._table.get(id_)
+        return None if flight is None or flight.offer is None else flight
+
     def clear(self) -> None:
         """Forget all flights: in a forked child, where they are the parent's."""
         self._table.clear()
@@ -381,24 +385,3 @@ class ThreadGroup(Group):
         """See `Group.wake_one`."""
         for event in list(self.members)[:1]:
             event.set()
-
-
-class _Owners:
-    """Owners: a random prefix of this process, and a count."""
-
-    def __init__(self) -> None:
-        self.renew()
-        _fork.call_in_child(self.renew)
-
-    def renew(self) -> None:
-        prefix = os.urandom(12).hex()  # what `secrets` gives, without its imports
-        count = itertools.count().__next__
-        self.new: Callable[[], str] = lambda: f"{prefix}.{count()}"
-
-
-_owners: Final = _Owners()
-
-
-def new_owner() -> str:
-    """Return the random token of one claim: 96 random bits of this process, then a count."""
-    return _owners.new()

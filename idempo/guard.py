@@ -302,11 +302,11 @@ class Idempotency:
             StoreError: The store did not answer.
             TypeError: The store is an AsyncStore.
         """
-        return ask(self.store, forget(self._key(key), force=force))
+        return ask(self.store, forget(self.store, self._key(key), force=force))
 
     async def forget_async(self, key: Any, *, force: bool = False) -> bool:
         """`forget` on any store."""
-        return await ask_async(self.store, forget(self._key(key), force=force))
+        return await ask_async(self.store, forget(self.store, self._key(key), force=force))
 
     def resolve(self, key: Any, value: Any) -> bool:
         """Give the outcome of a key by hand: an operator's answer to a record in doubt, or to none at all.
@@ -322,9 +322,10 @@ class Idempotency:
 
         Raises:
             InProgressError: A live claim holds the key.
+            ResultNotStoredError: The outcome cannot be sealed; the key is left in doubt.
             InvalidKeyError: The key is none, or of another namespace.
             RecordError: The record cannot be read.
-            StoreError: The store did not answer.
+            StoreError: The store failed twice; what it may have claimed for the value is left in doubt.
             TypeError: The store is an AsyncStore.
         """
         return ask(self.store, self._resolve(key, value))

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from idempo import _fork
-from idempo.flights import LOOK_AGAIN, Flight, Flights, Phase
+from idempo.flights import LOOK_AGAIN, Flight, Flights, Id, Phase
 from idempo.records import EventKind
 from idempo.renewal import Renewer, Schedule
 
@@ -77,6 +77,18 @@ class Hub:
     def lost(self, flight: Flight) -> None:
         """The flight's lease is gone: those who joined it claim anew."""
         self.flights.finish(flight, LOOK_AGAIN)
+
+    def stop_renewing(self, flight: Flight) -> None:
+        """Renew, or offer, this flight no more, whichever loop's it is; from any thread."""
+        for renewer in [self.renewer, *list(self.loops.values())]:
+            renewer.remove(flight)
+
+    def withdraw(self, id_: Id) -> None:
+        """Offer the store no outcome of this key any more, nor give it to duplicates: the key is settled otherwise."""
+        flight = self.flights.offering(id_)
+        if flight is not None:
+            self.stop_renewing(flight)
+            self.flights.dismiss(flight)
 
     def after_fork(self) -> None:
         """Forget what belongs to the parent: its calls, and threads that do not exist here."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar, cast
 
 from idempo import answers
 from idempo.decisions import failure
-from idempo.errors import IdempotencyError, InProgressError
+from idempo.errors import IdempotencyError, InProgressError, ResultNotStoredError, StoreError, StoreFullError
 from idempo.flights import Flight
 from idempo.hub import hub_of
 from idempo.protocols import AsyncStore, Store
-from idempo.records import Claim, Key, Record, State
+from idempo.records import Key, Record, State
 from idempo.terms import AnyStore, Terms
 
 T = TypeVar("T")
@@ -31,37 +32,57 @@ def lookup(key: Key) -> Steps[Record | None]:
     return cast("Record | None", (yield key, lambda store: store.get(key)))
 
 
-def forget(key: Key, *, force: bool) -> Steps[bool]:
+def forget(store: AnyStore, key: Key, *, force: bool) -> Steps[bool]:
     """Remove a key's record, but not under a live claim unless forced; say whether there was one."""
     if force:
-        return cast("bool", (yield key, lambda store: store.delete(key)))
-    record: Record | None = yield key, lambda store: store.get(key)
-    if record is None:
-        return False
-    if record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
-        raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
-    # Only what was looked at: whoever has taken the key since then holds it rightly.
-    return cast("bool", (yield key, lambda store: store.delete(key, owner=record.owner)))
+        found = yield key, lambda store: store.delete(key)
+    else:
+        record: Record | None = yield key, lambda store: store.get(key)
+        if record is not None and record.state is State.RUNNING and (record.lease_left or 0.0) > 0:
+            raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
+        # Only what was looked at: whoever has taken the key since then holds it rightly.
+        found = record is not None and (yield key, lambda store: store.delete(key, owner=record.owner))
+    hub_of(store).withdraw((key.namespace, key.value))
+    return bool(found)
 
 
 def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
     """Give a key's outcome by hand; False, and nothing changed, where there is one already."""
     policy = terms.policy
     flight = Flight((key.namespace, key.value), None, terms)
-    claim: Claim = yield (
-        key,
-        lambda store: store.claim(key, owner=flight.owner, fingerprint=None, lease=policy.lease, ttl=policy.ttl),
-    )
-    if not claim.acquired:
-        if claim.record.state is State.COMPLETED:
-            return False
-        raise InProgressError("a live claim holds the key; it may still end by itself", key=key)
-    flight.hold(claim.record)
-    flight.value = value
-    outcome, _ = answers.encode_value(flight)
-    return cast(
-        "bool", (yield key, lambda store: store.complete(key, owner=flight.owner, outcome=outcome, ttl=policy.ttl))
-    )
+    owner, lease, ttl = flight.owner, policy.lease, policy.ttl
+    try:
+        answer = yield from _twice(
+            key, lambda store: store.claim(key, owner=owner, fingerprint=None, lease=lease, ttl=ttl)
+        )
+        claim = answers.claimed(answer)
+        if not claim.acquired:
+            if claim.record.state is State.COMPLETED:
+                return False
+            raise InProgressError("a live claim holds the key; it may still end by itself", key=key)
+        flight.hold(claim.record)
+        flight.value = value
+        outcome, _ = answers.encode_value(flight)
+        stored = yield from _twice(key, lambda store: store.complete(key, owner=owner, outcome=outcome, ttl=ttl))
+    except (StoreError, ResultNotStoredError):
+        # Whoever asks says that the effect has happened: what was claimed for it stays in doubt, and is not run.
+        with suppress(IdempotencyError):
+            yield key, lambda store: store.renew(key, owner=owner, lease=0.0, ttl=ttl)
+        raise
+    if not stored:
+        raise InProgressError("another call has claimed the key meanwhile; it may still end by itself", key=key)
+    hub_of(terms.store).withdraw(flight.id)
+    return True
+
+
+def _twice(key: Key, method: Callable[[Any], Any]) -> Steps[Any]:
+    """Ask once more where the store failed: the answer alone may have been lost."""
+    try:
+        return (yield key, method)
+    except StoreFullError:
+        raise
+    except StoreError:
+        return (yield key, method)
 
 
 def _told(raised: Exception, key: Key) -> IdempotencyError:
@@ -84,16 +105,16 @@ def ask(store: AnyStore, steps: Steps[T]) -> T:
     if is_async(store):
         raise TypeError("the store is an AsyncStore: use the …_async methods")
     answer: Any = None
+    error: IdempotencyError | None = None
     while True:
         try:
-            request = steps.send(answer)
+            key, method = steps.throw(error) if error is not None else steps.send(answer)
         except StopIteration as end:
             return cast("T", end.value)
-        key, method = request
         try:
-            answer = method(store)
+            answer, error = method(store), None
         except Exception as raised:  # noqa: BLE001 (it is told as one of our errors)
-            raise _told(raised, key)  # noqa: B904 (the same error, or one that it is the cause of)
+            error = _told(raised, key)
 
 
 async def ask_async(store: AnyStore, steps: Steps[T]) -> T:
@@ -112,13 +133,13 @@ async def ask_async(store: AnyStore, steps: Steps[T]) -> T:
 
 async def _ask_async(store: AsyncStore, steps: Steps[T]) -> T:
     answer: Any = None
+    error: IdempotencyError | None = None
     while True:
         try:
-            request = steps.send(answer)
+            key, method = steps.throw(error) if error is not None else steps.send(answer)
         except StopIteration as end:
             return cast("T", end.value)
-        key, method = request
         try:
-            answer = await cast("Awaitable[Any]", method(store))
+            answer, error = await cast("Awaitable[Any]", method(store)), None
         except Exception as raised:  # noqa: BLE001 (it is told as one of our errors)
-            raise _told(raised, key)  # noqa: B904 (the same error, or one that it is the cause of)
+            error = _told(raised, key)

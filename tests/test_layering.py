@@ -26,7 +26,7 @@ PACKAGE = Path(idempo.__file__).parent
 # Floor by floor from the ground up.
 # A fraction is a step of the stairs within a floor: it may use the steps below it.
 HOUSE: tuple[tuple[float, str], ...] = (
-    (0, "errors _time _fork _exceptions _showing"),
+    (0, "errors _time _fork _exceptions _showing _owners"),
     (1, "records"),
     (1.5, "policy guarded"),
     (2, "protocols fingerprint envelope codecs seals"),
