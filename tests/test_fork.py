@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import select
 import signal
@@ -41,7 +42,9 @@ def in_child(work: Callable[[], object]) -> None:
         said = b"ok"
         try:
             os.close(reading)
+            faulthandler.dump_traceback_later(15, file=writing)  # where it hangs is what the failure says
             work()
+            faulthandler.cancel_dump_traceback_later()
         except BaseException:
             said = traceback.format_exc().encode()
         os.write(writing, said)
