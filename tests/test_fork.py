@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import os
-import select
 import signal
 import threading
 import traceback
@@ -24,6 +22,7 @@ from idempo import (
 )
 from idempo.hub import hub_of
 from tests.async_support import KEY, BlockingStore, Effect, SlowStore
+from tests.forked import in_child
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
@@ -32,30 +31,6 @@ pytestmark = [
 ]
 
 STORES = [MemoryStore, BlockingStore]
-
-
-def in_child(work: Callable[[], object]) -> None:
-    """Run this in a forked child, and fail when it failed there, or never ended."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        said = b"ok"
-        try:
-            os.close(reading)
-            faulthandler.dump_traceback_later(15, file=writing)  # where it hangs is what the failure says
-            work()
-            faulthandler.cancel_dump_traceback_later()
-        except BaseException:
-            said = traceback.format_exc().encode()
-        os.write(writing, said)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        if not select.select([pipe], [], [], 20)[0]:
-            os.kill(child, signal.SIGKILL)
-        said = pipe.read()
-    os.waitpid(child, 0)
-    assert said == b"ok", said.decode()
 
 
 @pytest.mark.parametrize("make", STORES)

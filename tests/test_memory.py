@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import signal
 import threading
 import tracemalloc
-import warnings
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from idempo import Idempotency, Key, MemoryStore, State
 from idempo.errors import StoreFullError
 from idempo.hub import hub_of
 from idempo.testing import FakeClock
+from tests.forked import said_by_child
 
 PATIENCE = 20  # seconds; no test waits that long unless it fails
 
@@ -323,27 +322,6 @@ def test_threads_tasks_and_event_loops_share_one_store() -> None:
     assert len({id(answer) for some in answers for answer in some}) == sum(map(len, answers))
 
 
-def in_child(work: Any) -> str:
-    """Fork, let the child do something, and return what it says."""
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that threads run is what is tested
-        pid = os.fork()
-    if pid == 0:  # pragma: no cover - another process
-        signal.alarm(PATIENCE)  # a child that is stuck ends all the same
-        try:
-            answer = str(work())
-        except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
-        os.write(write, answer.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    return answer
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_child_finds_the_locks_free_whatever_its_parents_threads_were_doing() -> None:
     """Behaviour 43 (real): forked while another thread is within the lock, and the store is whole."""
@@ -368,7 +346,7 @@ def test_a_child_finds_the_locks_free_whatever_its_parents_threads_were_doing() 
     def child() -> list[object]:
         return [sorted(kept(store)), claim(store, "meanwhile", owner="bob").acquired, claim(store, "child").acquired]
 
-    assert in_child(child) == "[['o-before', 'o-meanwhile'], False, True]"
+    assert said_by_child(child) == "[['o-before', 'o-meanwhile'], False, True]"
     thread.join(PATIENCE)
     assert kept(store) == {"o-before", "o-meanwhile"}
 
@@ -394,7 +372,7 @@ def test_a_child_inherits_no_renewer_and_releases_nothing_of_its_parents() -> No
 
     def parent() -> str:
         before = store.get(key("parent"))
-        said = in_child(child)
+        said = said_by_child(child)
         assert before is not None
         after = store.get(key("parent"))
         assert after is not None

@@ -24,6 +24,7 @@ from idempo.records import Key, State
 from idempo.stores import _sqlite_connections
 from idempo.stores.sqlite import SqliteStore
 from idempo.testing import FakeClock
+from tests.forked import said_by_child
 
 KEY = Key("billing", "order-42")
 PATIENCE = 20.0
@@ -315,31 +316,20 @@ def test_closing_waits_for_a_call_under_way(store: SqliteStore, monkeypatch: pyt
         closing_.result(PATIENCE)
 
 
-def run_in_child(work: Any) -> str:
-    """Fork, let the child do something, and return what it says."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:  # pragma: no cover - another process
-        try:
-            answer = str(work())
-        except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
-        os.write(write, answer.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    return answer
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_no_connection_crosses_a_fork(store: SqliteStore) -> None:
     """Behaviour 43 (real): parent and child open their own, and see each other's records."""
     claim(store)
     (before,) = [lane.connection for lane in store._connections.lanes()]
     assert before is not None
-    assert run_in_child(lambda: (complete(store), [lane.connection for lane in store._connections.lanes()] != [None]))
+
+    def child() -> list[bool]:
+        inherited = [lane for lane in store._connections.lanes() if lane.connection is not None]
+        completed = complete(store)
+        (own,) = [lane.connection for lane in store._connections.lanes()]
+        return [not inherited, completed, own is not None]
+
+    assert said_by_child(child) == "[True, True, True]"
     record = store.get(KEY)
     assert record is not None
     assert record.state is State.COMPLETED
@@ -383,11 +373,11 @@ def test_a_fork_does_not_wait_for_ever(store: SqliteStore, monkeypatch: pytest.M
         call = pool.submit(store.get, KEY)
         assert inside.wait(PATIENCE)
 
-        def in_child() -> tuple[int, bool]:
+        def child() -> tuple[int, bool]:
             stuck_ones = len(_sqlite_connections._inherited)
             return stuck_ones, claim(store, key=Key("billing", "order-43")).acquired
 
-        answer = run_in_child(in_child)
+        answer = said_by_child(child)
         go_on.set()
         assert call.result(PATIENCE) is None
     assert answer == "(1, True)"
