@@ -83,6 +83,14 @@ async def cancel_at(at: int, guard: Idempotency, call: Coroutine[Any, Any, Any],
     return True
 
 
+def first_too_late(one: Callable[[int], Coroutine[Any, Any, bool]], first: int = 1) -> int:
+    """Cancel at one await, or turn, after the other, until that comes too late to cancel anything; return which did."""
+    at = first
+    while asyncio.run(one(at)):
+        at += 1
+    return at
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
 @pytest.mark.parametrize("make", STORES)
 def test_a_call_that_is_cancelled_at_any_await_sticks_no_key(make: Callable[[], Any], again: bool) -> None:
@@ -95,10 +103,7 @@ def test_a_call_that_is_cancelled_at_any_await_sticks_no_key(make: Callable[[], 
         assert effect.runs <= 2
         return cancelled
 
-    at = 1
-    while asyncio.run(one(at)):
-        at += 1
-    assert at > 2  # the effect alone awaits twice
+    assert first_too_late(one) > 2  # the effect alone awaits twice
 
 
 @pytest.mark.parametrize("make", [MemoryStore, SlowStore, WatchedStore])
@@ -120,10 +125,7 @@ def test_a_call_that_is_cancelled_in_any_turn_of_the_loop_sticks_no_key(make: Ca
         await check(guard, effect)
         return True
 
-    turns = 0
-    while asyncio.run(one(turns)):
-        turns += 1
-    assert turns > 2
+    assert first_too_late(one, 0) > 2
 
 
 @pytest.mark.parametrize("make", [MemoryStore, SlowStore, WatchedStore])
@@ -145,10 +147,7 @@ def test_one_of_several_calls_is_cancelled_in_any_turn(make: Callable[[], Any], 
         await check(guard, effect)
         return tasks[victim].cancelled()
 
-    turns = 0
-    while asyncio.run(one(turns)):
-        turns += 1
-    assert turns > 2
+    assert first_too_late(one, 0) > 2
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
@@ -168,10 +167,7 @@ def test_a_call_that_waits_for_another_process_is_cancelled_at_any_await(make: C
         await check(guard, effect)
         return cancelled
 
-    at = 1
-    while asyncio.run(one(at)):
-        at += 1
-    assert at > 3
+    assert first_too_late(one) > 3
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
@@ -196,10 +192,7 @@ def test_what_a_probe_found_to_have_happened_never_runs_when_it_is_cancelled(
         assert effect.runs == 0
         return cancelled
 
-    at = 1
-    while asyncio.run(one(at)):
-        at += 1
-    assert at > 1
+    assert first_too_late(one) > 1
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
@@ -220,10 +213,7 @@ def test_under_at_most_once_a_cancelled_call_leaves_doubt_or_nothing(make: Calla
         assert len(hub_of(guard.store).flights) == 0
         return cancelled or runs == 0
 
-    at = 1
-    while asyncio.run(one(at)):
-        at += 1
-    assert at > 2
+    assert first_too_late(one) > 2
 
 
 @pytest.mark.parametrize("make", [MemoryStore, SlowStore])
