@@ -126,6 +126,8 @@ class Renewer(Schedule):
         super().__init__(lost, settled)
         self._alarm = math.inf
         self._changed = threading.Condition()
+        self._asked_for = math.inf
+        """When the earliest of the flights that have asked for a look is due."""
         self._thread: threading.Thread | None = None
         self._busy_with: Flight | None = None
 
@@ -134,8 +136,9 @@ class Renewer(Schedule):
         with self._changed:
             self._changed.wait_for(lambda: self._busy_with is not flight, flight.terms.policy.lease)
 
-    def _wake(self, due: float) -> None:  # noqa: ARG002  (the thread sees for itself)
+    def _wake(self, due: float) -> None:
         with self._changed:
+            self._asked_for = min(self._asked_for, due)
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="idempo-renewer", daemon=True)
                 try:
@@ -166,7 +169,10 @@ class Renewer(Schedule):
                 elif now >= idle_at:
                     self._thread = None  # and the alarm is set to never: whoever comes next wakes another
                     return
-                self._alarm = min(self.next_at(), idle_at)
+                if self._asked_for <= now:
+                    self._asked_for = math.inf
+                # Also where that flight has ended already: else each of many short calls would wake the thread anew.
+                self._alarm = min(self.next_at(), idle_at, self._asked_for)
                 self._changed.wait(max(0.0, self._alarm - now))
 
     def _renew(self, flight: Flight) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idempo import Idempotency, Key, LeaseLostError, MemoryStore, current_operation
+from idempo import Idempotency, Key, LeaseLostError, MemoryStore, current_operation, renewal
 from idempo.hub import hub_of
 from idempo.renewal import Renewer, Schedule
 from tests.async_support import BlockingStore
@@ -168,3 +168,20 @@ def test_who_joined_while_the_other_claimed_goes_by_its_lease_too(monkeypatch: p
     hang.set()
     holder.join(20)
     assert given == [2]
+
+
+def test_short_calls_do_not_wake_the_renewer_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 20: the look that one has asked for serves those that come before it, though that one has ended."""
+    monkeypatch.setattr(renewal, "_IDLE", 2000.0)
+    store, woken = Asked(), list[float]()
+    store.blocking = True  # type: ignore[misc]
+    guard = Idempotency(store, lease=3000)
+    renewer = hub_of(store).renewer
+    wake = renewer._wake
+    monkeypatch.setattr(renewer, "_wake", lambda due: (woken.append(due), wake(due)))
+    for number in range(200):
+        guard.run(number, lambda: None)
+        until(lambda: renewer._alarm < math.inf)  # the thread has looked, and found nothing
+    assert len(woken) == 1
+    with renewer._changed:
+        assert renewer._alarm == woken[0]
