@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import select
 import signal
 import traceback
 import warnings
@@ -15,23 +16,25 @@ PATIENCE = 20  # seconds; no child lives that long unless it hangs
 def said_by_child(work: Callable[[], object]) -> str:
     """Fork, let the child do this, and return what it gave, or how it failed, or where it hung."""
     reading, writing = os.pipe()
+    faulthandler.register(signal.SIGUSR1, file=writing)  # by the parent: a child may hang before it does anything
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that threads run is what is tested
         child = os.fork()
     if not child:  # pragma: no cover - another process
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(PATIENCE)  # a child that hangs ends all the same
         try:
             os.close(reading)
-            faulthandler.dump_traceback_later(PATIENCE * 3 / 4, file=writing)  # where it hangs is what it says
             said = str(work())
-            faulthandler.cancel_dump_traceback_later()
         except BaseException:
             said = traceback.format_exc()
         os.write(writing, said.encode())
         os._exit(0)
+    faulthandler.unregister(signal.SIGUSR1)
     os.close(writing)
     with os.fdopen(reading) as pipe:
+        if not select.select([pipe], [], [], PATIENCE)[0]:
+            os.kill(child, signal.SIGUSR1)
+            select.select([pipe], [], [], PATIENCE)
+            os.kill(child, signal.SIGKILL)
         said = pipe.read()
     os.waitpid(child, 0)
     return said
