@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idempo import Idempotency, Key, MemoryStore
 from idempo.records import Claim, Record
+
+if TYPE_CHECKING:
+    import pytest
 
 KEY = Key("default", "k")
 
@@ -185,3 +189,15 @@ async def until(said: Callable[[], object], pause: float = 0.002) -> None:
     """Let the loop turn until something is so: what no event tells."""
     while not said():  # noqa: ASYNC110 (counters of stores and states of tasks have no event)
         await asyncio.sleep(pause)
+
+
+NOTING = [SlowStore, WatchedStore, BlockingStore, WatchedBlockingStore]
+"""The stores that note how they were called."""
+
+
+async def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float, turns: int = 5) -> None:
+    """Put the clock forward, for the rest of the test, and let the loop turn: whoever set a timer for less is woken."""
+    monotonic = time.monotonic  # what the loop goes by, too
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + seconds)
+    for _ in range(turns):
+        await asyncio.sleep(0)

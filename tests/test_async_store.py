@@ -22,13 +22,14 @@ from idempo.hub import hub_of
 from idempo.stores.cas import AsyncCasStore
 from idempo.testing.backend import AsyncDictBackend, DictBackend
 from tests.async_support import (
+    NOTING,
     BlockingStore,
     Effect,
     SlowStore,
     WatchedBlockingStore,
-    WatchedStore,
     complete_elsewhere,
     hold_elsewhere,
+    pass_time,
     until,
 )
 
@@ -38,9 +39,7 @@ def cas_store() -> AsyncCasStore:
     return AsyncCasStore(AsyncDictBackend(DictBackend()))
 
 
-OWN = [SlowStore, WatchedStore, BlockingStore, WatchedBlockingStore]
-"""Those that note how they were called."""
-STORES = [*OWN, cas_store]
+STORES = [*NOTING, cas_store]
 LONG = 60.0  # seconds
 SOON = 0.1
 
@@ -51,7 +50,7 @@ def store(request: pytest.FixtureRequest) -> Any:
     return request.param()
 
 
-@pytest.fixture(params=OWN)
+@pytest.fixture(params=NOTING)
 def noting(request: pytest.FixtureRequest) -> Any:
     """A store that notes how it was called."""
     return request.param()
@@ -80,18 +79,20 @@ def test_of_many_tasks_one_runs_and_all_get_its_value(store: Any) -> None:
     assert (stats.executed, stats.replayed, stats.waited) == (1, 50, 49)
 
 
-def test_ten_thousand_tasks_cost_the_store_two_calls(noting: Any) -> None:
+def test_ten_thousand_tasks_cost_the_store_two_calls(noting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviours 11, 18: nobody polls while the holder is in this process, and the loop turns all the while."""
     guard = Idempotency(noting)
-    end = asyncio.Event()
+    begun, end = asyncio.Event(), asyncio.Event()
 
     async def effect() -> int:
+        begun.set()
         await end.wait()
         return 1
 
     async def main() -> int:
         tasks = [asyncio.create_task(guard.run_async("k", effect)) for _ in range(10_000)]
-        await asyncio.sleep(0.2)
+        await begun.wait()  # by then all of them have joined: it takes more than the one turn in which they begin
+        await pass_time(monkeypatch, 2)  # whoever polls does so by now
         end.set()
         return sum(await asyncio.gather(*tasks))
 
@@ -129,7 +130,7 @@ def test_those_who_joined_get_the_exception_of_the_one_that_ran(noting: Any) -> 
 
     async def failing() -> None:
         runs.append(1)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # one turn, in which all others have joined
         raise LookupError("gone")
 
     def depth(error: BaseException) -> int:
@@ -267,7 +268,9 @@ def test_another_payload_is_refused_while_the_first_runs_and_after(store: Any) -
     asyncio.run(main())
 
 
-def test_the_same_key_inside_its_own_call_is_refused_at_once_and_in_a_later_task_waits(store: Any) -> None:
+def test_the_same_key_inside_its_own_call_is_refused_at_once_and_in_a_later_task_waits(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Behaviour 17: a later task of the body is no recursion; it gets the body's value."""
     guard = Idempotency(store, wait=20)
     later: list[asyncio.Task[int]] = []
@@ -278,14 +281,15 @@ def test_the_same_key_inside_its_own_call_is_refused_at_once_and_in_a_later_task
             await guard.run_async("k", effect)
         assert time.monotonic() - started < 5
         later.append(asyncio.create_task(guard.run_async("k", effect)))
-        await asyncio.sleep(0.01)
+        await pass_time(monkeypatch, 2)
+        assert not later[0].done()
         return 7
 
     async def main() -> list[int]:
         return [await guard.run_async("k", effect), await later[0]]
 
     assert asyncio.run(main()) == [7, 7]
-    assert guard.stats().executed == 1
+    assert (guard.stats().executed, guard.stats().waited) == (1, 1)
 
 
 def test_another_payload_of_the_same_key_inside_its_own_call_is_recursion_first(store: Any) -> None:
@@ -303,31 +307,31 @@ def test_another_payload_of_the_same_key_inside_its_own_call_is_recursion_first(
 # -- calls elsewhere -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", OWN)
+@pytest.mark.parametrize("make", NOTING)
 def test_a_call_elsewhere_is_waited_for_without_blocking_the_loop(make: Callable[[], Any]) -> None:
     """Behaviours 11, 13: by notification where the store has it, else by polls; its duplicates cost no more calls."""
     store = make()
     hold_elsewhere(store)
-    guard, effect = Idempotency(store, wait=20), Effect()
+    guard, effect, watched = Idempotency(store, wait=20), Effect(), hasattr(store, "watch")
 
     async def main() -> list[int]:
         calls = asyncio.gather(*(guard.run_async("k", effect) for _ in range(100)))
-        for _ in range(10):  # who blocked the loop would come to his deadline before the tenth turn
-            await asyncio.sleep(0.005)
+        # Who blocked the loop would come to his deadline before it is seen that he waits.
+        await until(lambda: (store.watching and "get" in store.calls) if watched else store.calls.count("claim") >= 3)
         assert not calls.done()
         complete_elsewhere(store, "theirs")
         return await calls
 
     assert asyncio.run(main()) == ["theirs"] * 100
     assert effect.runs == 0
-    if hasattr(store, "watch"):
+    if watched:
         assert store.calls == ["claim", "get", "claim"]
         assert store.watching == 0
     assert len(store.calls) < 12
 
 
 @pytest.mark.realtime
-@pytest.mark.parametrize("make", OWN)
+@pytest.mark.parametrize("make", NOTING)
 def test_a_lease_elsewhere_runs_out(make: Callable[[], Any]) -> None:
     """Behaviours 13, 21: then, not at their own deadline, one of those who wait takes over."""
     store = make()
@@ -346,7 +350,7 @@ def test_a_lease_elsewhere_runs_out(make: Callable[[], Any]) -> None:
     assert asyncio.run(main()) == [2] * 5
 
 
-@pytest.mark.parametrize("make", OWN)
+@pytest.mark.parametrize("make", NOTING)
 def test_a_call_elsewhere_that_outlasts_the_wait(make: Callable[[], Any]) -> None:
     """Behaviour 14: nobody waits beyond his own deadline, and nothing of them is left."""
     store = make()
@@ -385,7 +389,9 @@ def test_a_watch_that_is_cancelled_on_its_way_is_left_again() -> None:
         call = asyncio.create_task(Idempotency(store, wait=20).run_async("k", Effect()))
         await asyncio.to_thread(entering.wait, 20)
         call.cancel()
-        await asyncio.sleep(0.01)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not call.done()  # it was told, and waits for the thread
         enter.set()
         with pytest.raises(asyncio.CancelledError):
             await call
