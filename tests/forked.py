@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import select
 import signal
+import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 PATIENCE = 20  # seconds; no child lives that long unless it hangs
 
@@ -17,10 +21,15 @@ def said_by_child(work: Callable[[], object]) -> str:
     """Fork, let the child do this, and return what it gave, or how it failed, or where it hung."""
     reading, writing = os.pipe()
     faulthandler.register(signal.SIGUSR1, file=writing)  # by the parent: a child may hang before it does anything
+    collector = _coverage_collector()
+    gc.disable()  # nothing is called in the child before it has its locks
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that threads run is what is tested
         child = os.fork()
-    if not child:  # pragma: no cover - another process
+    if not child and collector is not None:
+        collector.data_lock = threading.Lock()
+    gc.enable()
+    if not child:
         try:
             os.close(reading)
             said = str(work())
@@ -38,6 +47,12 @@ def said_by_child(work: Callable[[], object]) -> str:
         said = pipe.read()
     os.waitpid(child, 0)
     return said
+
+
+def _coverage_collector() -> Any:
+    """Return what measures this process, if anything does: it takes a lock at each file's first call."""
+    coverage: Any = sys.modules.get("coverage")
+    return getattr(coverage and coverage.Coverage.current(), "_collector", None)
 
 
 def in_child(work: Callable[[], object]) -> None:
