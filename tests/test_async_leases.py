@@ -26,21 +26,20 @@ from idempo.hub import hub_of
 from idempo.testing import AsyncFlakyStore, FlakyStore
 from tests.async_support import (
     KEY,
+    NOTING,
     BlockingStore,
     Effect,
     SlowStore,
     WatchedBlockingStore,
-    WatchedStore,
     complete_elsewhere,
     hold_elsewhere,
     until,
 )
 
-OWN = [SlowStore, WatchedStore, BlockingStore, WatchedBlockingStore]
 SOON = 0.1  # seconds
 
 
-@pytest.fixture(params=OWN)
+@pytest.fixture(params=NOTING)
 def noting(request: pytest.FixtureRequest) -> Any:
     """A store that notes how it was called."""
     return request.param()
@@ -58,11 +57,21 @@ def test_a_long_coroutine_keeps_its_key_past_its_first_lease(noting: Any) -> Non
         current_operation().ensure_held()
         return current_operation().attempt
 
+    inner_renew = noting.inner.renew
+    renewed: list[Key] = []
+
+    def renew(key: Key, **options: Any) -> bool:
+        renewed.append(key)
+        return bool(inner_renew(key, **options))
+
+    async def another() -> None:
+        await until(lambda: len(renewed) >= 3)
+
     async def main() -> None:
         assert await asyncio.wait_for(guard.run_async("k", effect), 10) == 1
-        renewals = noting.calls.count("renew")
-        await asyncio.sleep(0.15)
-        assert noting.calls.count("renew") == renewals
+        noting.inner.renew = renew
+        await asyncio.wait_for(guard.run_async("another", another), 10)
+        assert KEY not in renewed
 
     asyncio.run(main())
 
@@ -166,34 +175,45 @@ def test_a_bug_of_the_store_ends_no_other_renewals() -> None:
 @pytest.mark.realtime
 def test_doubt_waits_for_a_renewal_in_flight(noting: Any) -> None:
     """Behaviour 26: a renewal that came after it would let the lease live on; it waits for that and no longer."""
-    guard = Idempotency(noting, lease=0.6, wait=0, in_doubt="raise")
-    inner_renew = noting.inner.renew
-    raised: list[float] = []
-    if isinstance(noting, SlowStore):
-        noting.turns = 50
-    else:
+    lease = 1.2
+    guard = Idempotency(noting, lease=lease, wait=0, in_doubt="raise")
+    inner_renew, sent, raising, go_on = noting.inner.renew, threading.Event(), asyncio.Event(), threading.Event()
+    arrived: list[float] = []
+    blocking = isinstance(noting, BlockingStore)
+    noting.turns = 100
 
-        def slow(key: Any, **options: Any) -> bool:
-            if not raised:
-                time.sleep(0.05)  # on its way
-            return bool(inner_renew(key, **options))
+    def renew(key: Key, **options: Any) -> bool:
+        if blocking and options["lease"]:
+            sent.set()
+            assert go_on.wait(20)  # on its way
+        arrived.append(options["lease"])
+        return bool(inner_renew(key, **options))
 
-        noting.inner.renew = slow
+    noting.inner.renew = renew
 
     async def effect() -> None:
-        await until(lambda: "renew" in noting.calls, pause=0)
-        noting.turns = 1  # from here on; the renewal that is under way takes its time
-        await asyncio.sleep(0.01 if isinstance(noting, BlockingStore) else 0)
-        raised.append(time.monotonic())
+        if blocking:
+            await until(sent.is_set)
+        else:
+            await until(lambda: "renew" in noting.calls, pause=0)
+            noting.turns = 1  # from here on; the renewal that is under way takes its time
+        raising.set()
         raise ValueError("maybe")
 
     async def main() -> None:
+        call = asyncio.create_task(guard.run_async("k", effect))
+        await raising.wait()
+        for _ in range(50 if blocking else 0):  # by then a doubt that does not wait has arrived
+            await asyncio.sleep(0.001)
+        go_on.set()
+        let_go = time.monotonic()
         with pytest.raises(ValueError, match="maybe"):
-            await guard.run_async("k", effect)
-        assert time.monotonic() - raised[0] < 0.5
-        await asyncio.sleep(0.1)  # by then a renewal that was left on its way has arrived
+            await call
+        assert time.monotonic() - let_go < lease * 0.9
+        await until(lambda: len(arrived) == 2)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert arrived == [lease, 0.0]
     record = noting.inner.get(KEY)
     assert record is not None
     assert record.state is State.RUNNING
@@ -346,7 +366,7 @@ def test_a_blocking_store_never_blocks_the_loop(method: str) -> None:
     async def open_the_gate() -> None:
         await until(store.asked[method].is_set)
         for _ in range(5):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         if method == "get":
             complete_elsewhere(store, 1)
         gate.set()

@@ -407,7 +407,7 @@ def test_those_who_joined_a_call_that_runs_unguarded_get_its_value(is_async: boo
     async def in_tasks() -> list[int]:
         async def effect() -> int:
             runs.append(1)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)  # one turn, in which the others have joined
             return len(runs)
 
         return list(await asyncio.gather(*(guard.run_async("k", effect) for _ in range(4))))

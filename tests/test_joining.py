@@ -11,6 +11,7 @@ import pytest
 
 from idempo import FingerprintMismatchError, Idempotency, InProgressError, Key, MemoryStore, ReentrantCallError
 from idempo.hub import hub_of
+from tests.async_support import pass_time
 
 WAIT = 0.2  # seconds; the tests below are about deadlines of real calls
 
@@ -297,10 +298,10 @@ def test_a_task_that_waits_in_its_own_process_sleeps_until_it_is_woken(monkeypat
 
         calls = [asyncio.create_task(guard.run_async("k", hold)) for _ in range(3)]
         await begun.wait()
-        await asyncio.sleep(0.01)  # by then the others have joined
+        await asyncio.sleep(0)  # one turn, in which the others have joined
         turns.clear()
-        await asyncio.sleep(0.2)  # they had time to look up twenty times
-        assert len(turns) <= 3  # of this sleep alone
+        await pass_time(monkeypatch, 2, turns=10)
+        assert len(turns) == 10  # of this task alone
         end.set()
         return await asyncio.gather(*calls)
 
