@@ -700,7 +700,7 @@ def test_an_unresolvable_field_may_name_a_known_class() -> None:
     assert codec.decode(codec.encode(Outer(Local(1)))) == Outer(Local(1))
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement came with 3.12")
 def test_type_aliases_and_parameters_are_followed() -> None:
     namespace: dict[str, Any] = {"Leaf": Leaf}
     exec("type Nested = Leaf | list[Nested]\ntype Box[X] = list[X]\ndef f[Y: Leaf]() -> 'list[Y]': ...", namespace)

@@ -20,7 +20,7 @@ def test_the_wheel_is_tested_and_not_the_checkout() -> None:
     assert Path(idempo.__file__).is_relative_to(sysconfig.get_path("purelib"))
 
 
-@pytest.mark.skipif("IDEMPO_TEST_LOWEST" not in os.environ, reason="tox -e lowest")
+@pytest.mark.skipif("IDEMPO_TEST_LOWEST" not in os.environ, reason="no lowest versions here: tox -e lowest")
 def test_the_lowest_versions_are_the_ones_promised() -> None:
     """What `lowest` installs is the lower bound that the package declares, for each dependency and extra."""
     lowest = {}

@@ -33,7 +33,7 @@ class Damageable(ReferenceStore):
 
 
 class TestSync(StoreContract):
-    """Every case, none skipped but the one about another machine's clock."""
+    """Every case, none skipped but the one of a short cut that this store has not."""
 
     own_clock = True
 
