@@ -106,12 +106,19 @@ RACE = """
 say("ready")
 sys.stdin.readline()
 
+*keys, racers = arguments
+asked = effects + ".asked"
+
 def effect(amount):
     note(str(os.getpid()))
-    time.sleep(0.05)  # the others find it running
+    while open(asked).read().split().count(key) < racers:
+        time.sleep(0.001)
+    time.sleep(0.02)  # all are at their claim by now, and find it running
     return {"by": os.getpid(), "amount": amount}
 
-for key in arguments:
+for key in keys:
+    with open(asked, "a") as file:
+        file.write(key + "\\n")
     say(guard.run(key, effect, 5))
 say(guard.stats().executed)
 """
@@ -120,7 +127,7 @@ say(guard.stats().executed)
 def test_of_many_processes_one_runs_and_all_get_its_value(processes: Processes) -> None:
     """Behaviour 1: for each of several keys, raced for at once."""
     keys = ["a", "b", "c"]
-    racers = [processes.start(RACE, *keys, wait=60) for _ in range(4)]
+    racers = [processes.start(RACE, *keys, 4, wait=60) for _ in range(4)]
     assert [heard(racer) for racer in racers] == ["ready"] * 4
     go(*racers)
     for _ in keys:
