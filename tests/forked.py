@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import gc
 import os
 import select
 import signal
@@ -12,6 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 PATIENCE = 20  # seconds; no child lives that long unless it hangs
@@ -21,14 +21,10 @@ def said_by_child(work: Callable[[], object]) -> str:
     """Fork, let the child do this, and return what it gave, or how it failed, or where it hung."""
     reading, writing = os.pipe()
     faulthandler.register(signal.SIGUSR1, file=writing)  # by the parent: a child may hang before it does anything
-    collector = _coverage_collector()
-    gc.disable()  # nothing is called in the child before it has its locks
+    _let_coverage_fork()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that threads run is what is tested
         child = os.fork()
-    if not child and collector is not None:
-        collector.data_lock = threading.Lock()
-    gc.enable()
     if not child:
         try:
             os.close(reading)
@@ -49,10 +45,32 @@ def said_by_child(work: Callable[[], object]) -> str:
     return said
 
 
-def _coverage_collector() -> Any:
-    """Return what measures this process, if anything does: it takes a lock at each file's first call."""
+class _Patient:
+    """A lock for coverage that a child which inherits it taken does not wait for without end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def acquire(self) -> None:
+        self._lock.acquire(timeout=0.2)
+
+    def release(self) -> None:
+        with suppress(RuntimeError):  # it was not to be had
+            self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _let_coverage_fork() -> None:
+    """Change the lock that coverage takes while it notes what is called: it has no other for a forked child."""
     coverage: Any = sys.modules.get("coverage")
-    return getattr(coverage and coverage.Coverage.current(), "_collector", None)
+    collector: Any = getattr(coverage and coverage.Coverage.current(), "_collector", None)
+    if collector is not None and not isinstance(collector.data_lock, _Patient):
+        collector.data_lock = _Patient()
 
 
 def in_child(work: Callable[[], object]) -> None:
