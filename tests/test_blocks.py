@@ -308,14 +308,17 @@ def test_a_duplicate_of_an_open_block_is_refused_at_the_deadline(blocks: Blocks)
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
 def test_an_interrupt_in_a_block_sticks_no_key(blocks: Blocks, interrupt: type[BaseException]) -> None:
     """Behaviour 30: whatever ends the block, the next one runs, and the interrupt is what is raised."""
-    context = (
-        blocks.guard.operation(KEY)
-        if blocks.colour == "sync"
-        else pytest.skip("asyncio.run() itself handles some of them: tests/test_cancellation.py")
-    )
-    with pytest.raises(interrupt):
-        with context:
+
+    async def in_async() -> None:
+        async with blocks.guard.operation(KEY):
             raise interrupt
+
+    def in_sync() -> None:
+        with blocks.guard.operation(KEY):
+            raise interrupt
+
+    with pytest.raises(interrupt):
+        asyncio.run(in_async()) if blocks.colour == "async" else in_sync()
     record = blocks.guard.lookup(KEY)
     assert record is not None
     assert record.state is State.RELEASED
