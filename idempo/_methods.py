@@ -41,7 +41,9 @@ class Questions:
     def key_for(self, /, *args: Any, **kwargs: Any) -> Key:
         """Return the key of a call."""
         if self.of_class and not isinstance(args[0] if args else kwargs.get("cls"), type):
-            raise TypeError(f"{self.name}() is a class method: give the class first, here and to lookup and forget")
+            raise TypeError(
+                f"{self.name}() is a class method: give the class first, here and to lookup, forget and resolve"
+            )
         return Key(self.namespace, self.compiled(*args, **kwargs)[0])
 
     def lookup(self, /, *args: Any, **kwargs: Any) -> Any:

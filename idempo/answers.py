@@ -329,7 +329,7 @@ def _lost(flight: Flight, reason: str) -> bytes:
     except CodecError as unsealed:
         flight.terms.teller.tell(EventKind.RESULT_LOST, flight.key, flight.attempt, error=unsealed)
         raise ResultNotStoredError(
-            "the function ran, but its outcome cannot be sealed; nothing is stored, and its lease runs out by itself",
+            "the outcome cannot be sealed, and nothing is stored: mend the seal, then resolve() the key with .result",
             key=flight.key,
             result=flight.value,
         ) from unsealed

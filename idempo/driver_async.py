@@ -18,7 +18,7 @@ from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, 
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase
 from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, answered, begin_on, landed, loop_renewer, shielded, watching
-from idempo.operation import current, inside, operation_of
+from idempo.operation import current, inside, may_go_on, operation_of
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import TransactionalStore
 from idempo.records import Claim, EventKind, Record
@@ -102,9 +102,7 @@ class AsyncDriver:
             return False
         # A holder of this very task, or a plain one of this thread, cannot go on before we have ended.
         here = found.thread == threading.get_ident() and (found.task is None or found.task is flight.task)
-        if here and found.of_block and found.phase is Phase.RUNNING:
-            here = inside(found.owner)
-        if here and found.phase is not Phase.VACANT:
+        if here and found.phase is not Phase.VACANT and not may_go_on(found):
             flight.phase = Phase.ENDED
             raise answers.reentrant(flight.key)
         return self._terms.policy.wait == 0 and found.phase is not Phase.RUNNING

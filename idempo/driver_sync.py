@@ -15,7 +15,7 @@ from idempo.decisions import Do, End, after_claim, after_error, agree, failure
 from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup
 from idempo.hub import hub_of
-from idempo.operation import current, inside, operation_of, running_loop
+from idempo.operation import current, inside, may_go_on, operation_of, running_loop
 from idempo.policy import RERUN, Resolved
 from idempo.protocols import Store, WatchableStore
 from idempo.records import Claim, EventKind, Record
@@ -97,9 +97,8 @@ class SyncDriver:
     def _claims_for_itself(self, flight: Flight, found: Flight) -> bool:
         if found.end is not None:
             return False
-        here = found.thread == threading.get_ident()
-        if here and found.of_block and found.phase is Phase.RUNNING and running_loop() is None:
-            here = inside(found.owner)
+        # Who waits here stops this thread, and an event loop that runs on it.
+        here = found.thread == threading.get_ident() and (running_loop() is not None or not may_go_on(found))
         if here and found.phase in (Phase.CLAIMING, Phase.RUNNING):
             flight.phase = Phase.ENDED
             raise answers.reentrant(flight.key)

@@ -170,7 +170,7 @@ class Flight:
         """The event to tell when its outcome stands."""
 
     of_block: ClassVar[bool] = False
-    """Whether what it runs need not be on the stack of its thread: a block stays open while a generator rests."""
+    """Whether a plain block holds it, which need not be on the stack of its thread, and may be left in another."""
 
     renew_at: float
     renew_until: float
@@ -196,9 +196,9 @@ class Flight:
 
     @property
     def abandoned(self) -> bool:
-        """Whether this is a task's flight whose event loop is closed: its function will never end."""
+        """Whether this is a coroutine's flight whose event loop is closed: its function will never end."""
         task: Any = self.task
-        return task is not None and bool(task.get_loop().is_closed())
+        return task is not None and not self.of_block and bool(task.get_loop().is_closed())
 
     @property
     def stopped(self) -> bool:
@@ -213,7 +213,7 @@ class Flight:
 
 
 class BlockFlight(Flight):
-    """The flight of a ``with`` block."""
+    """The flight of a plain ``with`` block. ``async with`` needs none: its task says who holds it."""
 
     __slots__ = ()
 

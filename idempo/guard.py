@@ -291,6 +291,8 @@ class Idempotency:
     def forget(self, key: Any, *, force: bool = False) -> bool:
         """Forget a key, so that the next call runs; say whether there was a record.
 
+        It also ends the offering of an outcome that the store has not taken yet (in this process, through this store).
+
         Args:
             key: As for `run`; or the `Key` that an error or an event carries, also of a function of this guard.
             force: Forget it under a live claim too, whose call then ends with LeaseLostError.
@@ -321,11 +323,13 @@ class Idempotency:
             False, and nothing was changed, where there is an outcome already.
 
         Raises:
-            InProgressError: A live claim holds the key.
-            ResultNotStoredError: The outcome cannot be sealed; the key is left in doubt.
+            InProgressError: A live claim holds the key; or the key was claimed, or forgotten, meanwhile.
             InvalidKeyError: The key is none, or of another namespace.
             RecordError: The record cannot be read.
-            StoreError: The store failed twice; what it may have claimed for the value is left in doubt.
+            ResultNotStoredError: The outcome cannot be sealed; the key is left in doubt.
+            StoreError: The store failed twice. The key may be left in doubt, also one that had no record: under
+                ``in_doubt="rerun"`` the next call runs. Resolve it again.
+            StoreFullError: There is no room for a key without a record; nothing was changed.
             TypeError: The store is an AsyncStore.
         """
         return ask(self.store, self._resolve(key, value))

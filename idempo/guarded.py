@@ -109,9 +109,11 @@ class Guarded(_Keyed[P], Protocol[P, _R_co]):
             False, and nothing was changed, where there is an outcome already.
 
         Raises:
-            InProgressError: A live claim holds the key.
+            InProgressError: A live claim holds the key; or the key was claimed, or forgotten, meanwhile.
             RecordError: The record cannot be read.
-            StoreError: The store did not answer.
+            ResultNotStoredError: The outcome cannot be sealed; the key is left in doubt.
+            StoreError: The store failed twice. The key may be left in doubt: resolve it again.
+            StoreFullError: There is no room for a key without a record; nothing was changed.
         """
         ...
 
@@ -146,7 +148,7 @@ class Guarded(_Keyed[P], Protocol[P, _R_co]):
 
 
 class AsyncGuarded(_Keyed[P], Protocol[P, _R_co]):
-    """A guarded coroutine function: as `Guarded`, with calls, `lookup` and `forget` to be awaited."""
+    """A guarded coroutine function: as `Guarded`, with calls, `lookup`, `forget` and `resolve` to be awaited."""
 
     @property
     def __wrapped__(self) -> Callable[P, Coroutine[Any, Any, _R_co]]:

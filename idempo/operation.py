@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from idempo.errors import LeaseLostError
-from idempo.flights import Flight
+from idempo.flights import Flight, Phase
 from idempo.records import Key
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def current_operation() -> Operation:
 
 
 def inside(owner: str) -> bool:
-    """Say whether the caller stands inside the call of this owner: the same thread and task, not a later task of it."""
+    """Say whether the caller stands inside the call of this owner: in its context, its thread, and its task if any."""
     operation = current.get()
     while operation is not None:
         flight = operation._flight
@@ -120,6 +120,11 @@ def inside(owner: str) -> bool:
             return flight.thread == threading.get_ident() and (flight.task is None or flight.task is running_task())
         operation = operation._outer
     return False
+
+
+def may_go_on(found: Flight) -> bool:
+    """Say whether what holds a key can end though the caller waits on its thread: an open block, from outside of it."""
+    return found.of_block and found.phase is Phase.RUNNING and not inside(found.owner)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from idempo import answers
 from idempo.decisions import failure
-from idempo.errors import IdempotencyError, InProgressError, ResultNotStoredError, StoreError, StoreFullError
+from idempo.errors import IdempotencyError, InProgressError, StoreError, StoreFullError
 from idempo.flights import Flight
 from idempo.hub import hub_of
 from idempo.protocols import AsyncStore, Store
@@ -64,13 +64,19 @@ def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
         flight.value = value
         outcome, _ = answers.encode_value(flight)
         stored = yield from _twice(key, lambda store: store.complete(key, owner=owner, outcome=outcome, ttl=ttl))
-    except (StoreError, ResultNotStoredError):
-        # Whoever asks says that the effect has happened: what was claimed for it stays in doubt, and is not run.
+    except (InProgressError, GeneratorExit):  # nothing is ours; nobody asks any more
+        raise
+    except BaseException:
+        # Whoever asks says that the effect has happened: in doubt, for the policy to decide, and at once.
         with suppress(IdempotencyError):
             yield key, lambda store: store.renew(key, owner=owner, lease=0.0, ttl=ttl)
         raise
     if not stored:
-        raise InProgressError("another call has claimed the key meanwhile; it may still end by itself", key=key)
+        raise InProgressError(
+            "the key was claimed by another call, or forgotten, before the value was kept; look it up, and resolve it "
+            "again if need be",
+            key=key,
+        )
     hub_of(terms.store).withdraw(flight.id)
     return True
 
@@ -85,7 +91,9 @@ def _twice(key: Key, method: Callable[[Any], Any]) -> Steps[Any]:
         return (yield key, method)
 
 
-def _told(raised: Exception, key: Key) -> IdempotencyError:
+def _told(raised: BaseException, key: Key) -> BaseException:
+    if not isinstance(raised, Exception):
+        return raised
     error = failure(raised)
     error.key = key
     return error
@@ -105,7 +113,7 @@ def ask(store: AnyStore, steps: Steps[T]) -> T:
     if is_async(store):
         raise TypeError("the store is an AsyncStore: use the …_async methods")
     answer: Any = None
-    error: IdempotencyError | None = None
+    error: BaseException | None = None
     while True:
         try:
             key, method = steps.throw(error) if error is not None else steps.send(answer)
@@ -113,7 +121,7 @@ def ask(store: AnyStore, steps: Steps[T]) -> T:
             return cast("T", end.value)
         try:
             answer, error = method(store), None
-        except Exception as raised:  # noqa: BLE001 (it is told as one of our errors)
+        except BaseException as raised:  # noqa: BLE001 (the steps raise it, once they have put things right)
             error = _told(raised, key)
 
 
@@ -133,7 +141,7 @@ async def ask_async(store: AnyStore, steps: Steps[T]) -> T:
 
 async def _ask_async(store: AsyncStore, steps: Steps[T]) -> T:
     answer: Any = None
-    error: IdempotencyError | None = None
+    error: BaseException | None = None
     while True:
         try:
             key, method = steps.throw(error) if error is not None else steps.send(answer)
@@ -141,5 +149,5 @@ async def _ask_async(store: AsyncStore, steps: Steps[T]) -> T:
             return cast("T", end.value)
         try:
             answer, error = await cast("Awaitable[Any]", method(store)), None
-        except Exception as raised:  # noqa: BLE001 (it is told as one of our errors)
+        except BaseException as raised:  # noqa: BLE001 (the steps raise it, once they have put things right)
             error = _told(raised, key)

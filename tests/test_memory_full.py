@@ -123,7 +123,9 @@ def test_a_store_that_refuses_forgets_no_outcome_for_a_large_one() -> None:
     guard = Idempotency(store)
     guard.run("small", lambda: b"s")
     assert guard.run("large", lambda: b"l" * 10_000)
-    with pytest.raises(StoreFullError, match="full: 4000 bytes are kept, and nothing is evicted; raise max_bytes"):
+    with pytest.raises(
+        StoreFullError, match="full: 4000 bytes are kept, and nothing is evicted; raise max_bytes, or wait"
+    ):
         guard.run("late", pytest.fail)
     assert store.claim_new(("default", "late"), "ann", None, 60, 600) is None
     assert guard.run("small", pytest.fail) == b"s"

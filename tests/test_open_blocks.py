@@ -104,3 +104,27 @@ def test_a_plain_block_across_awaits_is_waited_for_by_other_tasks() -> None:
         return await task, await inner
 
     assert asyncio.run(main()) == ("held", "held")
+
+
+@pytest.mark.realtime
+def test_a_plain_block_that_a_loop_leaves_open_is_renewed_beyond_it() -> None:
+    """Behaviour 20: it is held until it is left, wherever that is."""
+    store = MemoryStore()
+    renewed, renew = threading.Semaphore(0), store.renew
+
+    def noting(*args: Any, **options: Any) -> bool:
+        answer = renew(*args, **options)
+        renewed.release()
+        return answer
+
+    store.renew = noting  # type: ignore[method-assign]
+    dependency = held(Idempotency(store, lease=0.15))
+
+    async def main() -> None:
+        next(dependency)
+
+    asyncio.run(main())
+    for _ in range(5):
+        assert renewed.acquire(timeout=5), "nobody renews"
+    assert next(dependency, "over") == "over"
+    assert Idempotency(store).run("k", never) == "held"

@@ -109,12 +109,45 @@ def test_a_store_that_answers_no_claim_resolves_nothing(monkeypatch: pytest.Monk
         Idempotency(store).resolve("k", "by hand")
 
 
-def test_a_resolution_that_another_call_has_overtaken_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", ["another call", "forget"])
+def test_a_resolution_that_was_overtaken_says_so(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     """Behaviour 22: it is not said to be there already, for it is not."""
     store = MemoryStore()
-    monkeypatch.setattr(store, "complete", lambda *_, **__: False)
-    with pytest.raises(InProgressError, match="meanwhile"):
+    complete = store.complete
+
+    def overtaken(key: Key, **options: Any) -> bool:
+        store.delete(key)
+        if by == "another call":
+            store.claim(key, owner="another", fingerprint=None, lease=60, ttl=600)
+        return complete(key, **options)
+
+    monkeypatch.setattr(store, "complete", overtaken)
+    with pytest.raises(InProgressError, match="claimed by another call, or forgotten"):
         Idempotency(store).resolve("k", "by hand")
+    record = store.get(KEY)
+    assert (record.owner if record else None) == ("another" if by == "another call" else None)
+
+
+@pytest.mark.parametrize("method", ["claim", "complete"])
+@pytest.mark.parametrize(
+    ("make", "interrupt", "raised"),
+    [
+        (STORES[0], KeyboardInterrupt, KeyboardInterrupt),
+        (STORES[0], asyncio.CancelledError, asyncio.CancelledError),
+        (STORES[1], asyncio.CancelledError, StoreError),  # the store's own: nobody has cancelled the caller
+    ],
+)
+def test_a_resolution_that_is_interrupted_leaves_doubt_and_no_lease(
+    make: Make, method: str, interrupt: type[BaseException], raised: type[BaseException]
+) -> None:
+    """Behaviour 30: duplicates need not wait for a lease that nobody holds."""
+    inner = MemoryStore()
+    store = make(inner, [(method, 1, "after" if method == "claim" else "before")], error=lambda _: interrupt())
+    guard = Idempotency(store, in_doubt="raise", wait=0)
+    with pytest.raises(raised):
+        asked(guard, "resolve", "k", "by hand")
+    with pytest.raises(InDoubtError):
+        call(guard, "ran")
 
 
 @pytest.mark.parametrize("how", ["forget", "resolve"])
@@ -135,15 +168,15 @@ def test_what_is_settled_by_hand_is_no_longer_offered(make: Make, how: str) -> N
         is_async = isinstance(store, AsyncFlakyStore)
         with pytest.raises(ResultNotStoredError):
             await guard.run_async("k", down_async) if is_async else guard.run("k", down)
-        assert hub_of(store).flights.offering(("default", "k")) is not None
+        offered: Any = hub_of(store).flights.offering(("default", "k"))
+        assert any(offered in one for one in [hub_of(store).renewer, *hub_of(store).loops.values()])
         outage.close()
         inner.renew(KEY, owner=inner.get(KEY).owner, lease=0.0, ttl=60)  # type: ignore[union-attr]
         args = ["k"] if how == "forget" else ["k", "by hand"]
         done = await getattr(guard, f"{how}_async")(*args) if is_async else getattr(guard, how)(*args)
         assert done is True
         assert len(hub_of(store).flights) == 0
-        assert not hub_of(store).renewer
-        assert not any(hub_of(store).loops.values())
+        assert not any(offered in one for one in [hub_of(store).renewer, *hub_of(store).loops.values()])
 
     asyncio.run(main())
     assert call(guard, "ran") == ("ran" if how == "forget" else "by hand")

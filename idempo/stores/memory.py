@@ -76,6 +76,7 @@ class MemoryStore:
         self._completed = new_cache(max_bytes)
         self._max_bytes = max_bytes
         self._evicts = on_full == "evict"
+        self._refuse_at = None if self._evicts else max_bytes
         self._expiry = Expiry()
         self._watchers = Watchers(self._lock)
         # Starts from the wall clock, so that fencing tokens also rise from one process to the next.
@@ -133,10 +134,9 @@ class MemoryStore:
             found = self._find(id_, now)
             took_over = False
             if found is None:
-                if self._max_bytes is not None and self._completed.currsize >= self._max_bytes and not self._evicts:
-                    raise StoreFullError(
-                        f"the memory store is full: {self._max_bytes} bytes are {_KEPT}; raise max_bytes", key=key
-                    )
+                if self._refuse_at is not None and self._completed.currsize >= self._refuse_at:
+                    what = f"{self._refuse_at} bytes are {_KEPT}; raise max_bytes, or wait until some expire"
+                    raise StoreFullError(f"the memory store is full: {what}", key=key)
                 if len(self._running) + len(self._completed) + len(self._released) >= self._max_records:
                     self._make_room(key)
                 entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
@@ -173,7 +173,7 @@ class MemoryStore:
                 return None
             if len(running) + len(self._completed) + len(self._released) >= self._max_records:
                 return None
-            if self._max_bytes is not None and self._completed.currsize >= self._max_bytes and not self._evicts:
+            if self._refuse_at is not None and self._completed.currsize >= self._refuse_at:
                 return None
             entry = Entry(id_, owner, fingerprint, 1, next(self._tokens), now + lease)
             self._expiry.put(entry, now + lease + ttl, ttl)
