@@ -180,8 +180,8 @@ def _not_kept(cls: type) -> str:
     ):
         return f"a {name} would come back as its base class; return the base class itself"
     return (
-        f"a {name} cannot be kept: name the class in the return annotation or in JsonCodec(types=...) if it is an attrs"
-        " class, dataclass, namedtuple or Enum, else return plain data"
+        f"a {name} cannot be kept: name the class in the decorated function's return annotation, or in"
+        " JsonCodec(types=...), if it is an attrs class, dataclass, namedtuple or Enum; else return plain data"
     )
 
 

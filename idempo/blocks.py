@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -75,10 +76,15 @@ class AsyncBlockOperation(_Completable):
 
     _driver: AsyncDriver
 
-    async def complete(self, value: R) -> R:
-        """Store the value here and now, and return it: `BlockOperation.complete`, awaited."""
-        flight = self._take(value)
-        if flight is not None:
+    def complete(self, value: R) -> Coroutine[Any, Any, R]:
+        """Store the value here and now, and return it: `BlockOperation.complete`, to be awaited.
+
+        Where the ``await`` is forgotten, the value is stored when the block is left.
+        """
+        return self._store(self._take(value), value)
+
+    async def _store(self, flight: Flight | None, value: R) -> R:
+        if flight is not None and not flight.over:
             await self._driver.complete(flight)
         return value
 

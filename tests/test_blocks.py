@@ -8,6 +8,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -571,3 +572,25 @@ def test_work_that_goes_on_for_ever_keeps_no_chain_of_its_operations() -> None:
         pending.pop()()
     gc.collect()
     assert sum(ref() is not None for ref in seen) < 5
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_value_whose_await_was_forgotten_is_stored_as_the_block_is_left(raises: bool) -> None:
+    """Behaviour 2: and None is not; awaited later, it is what it was."""
+    guard = Idempotency(wait=0)
+    given: list[Any] = []
+
+    async def scenario() -> None:
+        with pytest.raises(FailedError) if raises else nullcontext():
+            async with guard.operation(KEY) as op:
+                given.append(op.complete("sent"))
+                with pytest.raises(RuntimeError, match="outcome already"):
+                    op.complete("again")
+                if raises:
+                    raise FailedError
+        async with guard.operation(KEY) as op:
+            assert (op.fresh, op.result) == (False, "sent")
+        assert await given[0] == "sent"
+        assert guard.stats().executed == 1
+
+    asyncio.run(scenario())

@@ -253,7 +253,7 @@ class Odd(tzinfo):
         (Text("x"), "test_codecs.Text would come back as its base class"),
         (collections.OrderedDict(a=1), "OrderedDict would come back as its base class"),
         (collections.defaultdict(int), "defaultdict would come back"),
-        (http_status := __import__("http").HTTPStatus.OK, "HTTPStatus cannot be kept: name the class in the return"),
+        (http_status := __import__("http").HTTPStatus.OK, "HTTPStatus cannot be kept: name the class in the decorated"),
         (Unlisted.X, "Unlisted cannot be kept"),
         (object(), "builtins.object cannot be kept"),
         (range(3), "builtins.range cannot be kept"),

@@ -403,6 +403,16 @@ def test_no_input_is_no_mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert text.endswith("  bad lines   0   no delivery\n\nThe ledger is right: nothing was to be booked.\n")
 
 
+def test_input_without_a_delivery_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lines are named, and the exit code is 2: most likely it is another file than was meant."""
+    path = tmp_path / "other.txt"
+    path.write_text("root:x:0\n{}\n")
+    assert main(["demo", str(path)]) == 2
+    told = capsys.readouterr()
+    assert "bad lines   2" in told.out
+    assert told.err.splitlines()[-1] == f"idempo demo: no line of {path} is a delivery: --help says what one is"
+
+
 def test_input_that_breaks_off_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What came before the break is handled and reported; the break is named, with exit code 2."""
 

@@ -228,6 +228,8 @@ def _work_through(
         verdict=verdict,
     )
     progress.end()
+    if intake.bad_lines and not handler.tally.deliveries and not intake.stopped:
+        intake.problem = f"no line of {source} is a delivery: --help says what one is"
     if intake.problem:
         progress.tell(f"idempo demo: {intake.problem}")
         return report, USAGE

@@ -52,12 +52,21 @@ def __getattr__(name: str) -> Any:
     module = _NEEDS_MORE.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = _needing_more(name, module)
+    except ModuleNotFoundError as error:
+        if error.name not in ("pytest", "hypothesis"):
+            raise
+        raise ImportError(f'{name} needs {error.name}: pip install "idempo[testing]"') from error
+    globals()[name] = value
+    return value
+
+
+def _needing_more(name: str, module: str) -> Any:
     if module == "contract":
         import pytest
 
         # The cases are plain asserts in modules that are no test modules: pytest explains only those it is told of.
         groups = ("case", "ability_cases", "claim_cases", "key_cases", "race_cases", "time_cases", "write_cases")
         pytest.register_assert_rewrite("idempo.testing.contract", *(f"idempo.testing._{group}" for group in groups))
-    value = getattr(import_module(f"idempo.testing.{module}"), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(f"idempo.testing.{module}"), name)

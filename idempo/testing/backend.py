@@ -70,14 +70,14 @@ class AsyncDictBackend:
     """An `AsyncCasBackend`: a `DictBackend` in coroutines, each of which lets other tasks run first.
 
     Attributes:
-        plain: The backend that it asks.
+        plain: The backend that it asks; a new one where none is given.
     """
 
     shared = False
 
-    def __init__(self, plain: DictBackend) -> None:
-        self.plain = plain
-        self.lasting_revisions = plain.lasting_revisions
+    def __init__(self, plain: DictBackend | None = None) -> None:
+        self.plain = DictBackend() if plain is None else plain
+        self.lasting_revisions = self.plain.lasting_revisions
 
     async def get(self, key: str) -> tuple[bytes, int] | None:
         """See `DictBackend.get`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -30,3 +31,22 @@ def test_doubles_work_without_pytest_and_hypothesis() -> None:
         "from idempo.testing import FakeClock, FlakyStore, RecordingStore, check_store\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("missing", "name", "says"),
+    [
+        ("pytest", "StoreContract", 'StoreContract needs pytest: pip install "idempo[testing]"'),
+        ("hypothesis", "StoreMachine", 'StoreMachine needs hypothesis: pip install "idempo[testing]"'),
+        ("idempo.testing.model", "StoreMachine", "idempo.testing.model"),
+    ],
+)
+def test_what_needs_the_extra_says_so(missing: str, name: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of whatever else is missing Python speaks for itself."""
+    monkeypatch.delitem(vars(idempo.testing), name, raising=False)
+    for module in ("contract", "machine", *(f"_{group}_cases" for group in ("claim", "key", "race", "time", "write"))):
+        monkeypatch.delitem(sys.modules, f"idempo.testing.{module}", raising=False)
+        monkeypatch.delattr(idempo.testing, module, raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=re.escape(says)):
+        getattr(idempo.testing, name)
