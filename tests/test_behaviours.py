@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-
-# The numbers of the core's behaviours: of those between, 19 needs a server that can lose a notification.
-NUMBERS = {*range(1, 19), *range(20, 46), 51, 52}
+KIT = HERE.parent / "idempo" / "testing"
+PAGE = HERE.parent / "docs" / "behaviours.md"
 
 _LIST = re.compile(r"Behaviours? ((?:\d+(?:-\d+)?(?:, (?:and )?| and )?)+)")
 
@@ -33,13 +32,28 @@ def docstrings_of(source: str) -> list[str]:
     ]
 
 
+def numbers_on_the_page() -> list[int]:
+    """Return the numbers that the page explains, in its order."""
+    return [int(number) for number in re.findall(r"^- \*\*(\d+)\*\* ", PAGE.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
 def test_every_behaviour_is_named_by_a_test() -> None:
-    """The list stands here; a number in a comment, or on what is no test, does not count."""
+    """Here, or in the suite for stores; a number in a comment, or on what is no test, does not count."""
     named: set[int] = set()
-    for path in HERE.rglob("test_*.py"):
+    for path in [*HERE.rglob("test_*.py"), *KIT.rglob("*.py")]:
         for docstring in docstrings_of(path.read_text(encoding="utf-8")):
             named |= numbers_in(docstring)
-    assert NUMBERS - named == set()
+    assert set(numbers_on_the_page()) - named == set()
+
+
+def test_every_number_that_is_cited_is_on_the_page() -> None:
+    """Wherever it is cited, in the tests or in the test kit; each stands there once, in order."""
+    cited: set[int] = set()
+    for path in [*HERE.rglob("*.py"), *KIT.rglob("*.py")]:
+        cited |= numbers_in(path.read_text(encoding="utf-8"))
+    on_the_page = numbers_on_the_page()
+    assert cited - set(on_the_page) == set()
+    assert on_the_page == sorted(set(on_the_page))
 
 
 def test_what_names_a_behaviour() -> None:

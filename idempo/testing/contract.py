@@ -1,7 +1,8 @@
 """The conformance suite for stores: subclass it, give it your store, and run it with pytest.
 
 What a store has to do is written in `idempo.protocols`. These cases hold it to that, sentence by sentence, one caller
-at a time and many at once.
+at a time and many at once. The numbers in their docstrings ("Behaviour 21") are those of the page "What holds, by
+number" of the documentation.
 """
 
 from __future__ import annotations
