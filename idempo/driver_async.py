@@ -110,6 +110,7 @@ class AsyncDriver:
     async def _join(self, flight: Flight, found: Flight, started: float, deadline: float) -> Any:
         """Wait for another call of this process; None: look again."""
         if found.end is not None:
+            self._renewer()  # one that was offered on a loop that is closed now is offered by this one's
             return found.end if isinstance(found.end, Record | Failure) else None
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()

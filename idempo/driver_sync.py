@@ -117,9 +117,8 @@ class SyncDriver:
             while room.end is None and (leader := room.leader) is not None and (now := time.monotonic()) < deadline:
                 # A claim that is still to be answered stands at least for its lease; nobody tells when it was.
                 until = leader.stands_until if leader.phase is Phase.RUNNING else now + leader.terms.policy.lease
-                if now >= until:
-                    break
-                woken.wait(min(until, deadline) - now)
+                if now >= until or not woken.wait(min(until, deadline) - now):
+                    break  # and look: a leader may have stopped, with its event loop, and told nobody
                 woken.clear()
             leads = flights.leave(room, group, woken, flight if time.monotonic() < deadline else None)
         except BaseException:  # an interrupt, at whatever point: the turn of another must not be lost with this waiter

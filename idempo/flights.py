@@ -195,6 +195,12 @@ class Flight:
         return self.generation != _forks.generation
 
     @property
+    def room_that_is_its_own(self) -> Room | None:
+        """The room of those who joined it; None where there is none, or another leads in it now."""
+        room = self.room
+        return room if room is not None and (room.leader is self or room.leader is None) else None
+
+    @property
     def abandoned(self) -> bool:
         """Whether this is a coroutine's flight whose event loop is closed: its function will never end."""
         task: Any = self.task
@@ -264,7 +270,7 @@ class Flights:
             if found.end is not None or found.phase is Phase.VACANT or self._table.get(found.id) is not found:
                 return None
             room = found.room
-            if room is None:
+            if room is None or room.end is not None:  # closed under who has succeeded in it
                 room = found.room = Room(found)
             group = cast("GroupT | None", room.groups.get(group_key))
             if group is None:
@@ -313,7 +319,7 @@ class Flights:
         with self._lock:
             if not offering and self._table.get(flight.id) is flight:
                 del self._table[flight.id]
-            room = flight.room
+            room = flight.room_that_is_its_own
             if room is not None or offering:
                 flight.end = end = flight.completed(outcome) if end is None else end
                 groups = [] if room is None else room.close(end)
@@ -330,7 +336,7 @@ class Flights:
             if self._table.get(flight.id) is flight:
                 del self._table[flight.id]
             flight.end = LOOK_AGAIN
-            room, flight.room = flight.room, None
+            room, flight.room = flight.room_that_is_its_own, None
             groups = [] if room is None else room.close(LOOK_AGAIN)
         for group in groups:
             group.wake_all()

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from idempo import _fork
-from idempo.flights import LOOK_AGAIN, Flight, Flights, Id, Phase
+from idempo.flights import LOOK_AGAIN, Flight, Flights, Phase
 from idempo.records import EventKind
 from idempo.renewal import Renewer, Schedule
 
@@ -83,9 +83,8 @@ class Hub:
         for renewer in [self.renewer, *list(self.loops.values())]:
             renewer.remove(flight)
 
-    def withdraw(self, id_: Id) -> None:
-        """Offer the store no outcome of this key any more, nor give it to duplicates: the key is settled otherwise."""
-        flight = self.flights.offering(id_)
+    def withdraw(self, flight: Flight | None) -> None:
+        """Offer the store this outcome no more, nor give it to duplicates: its key is settled otherwise."""
         if flight is not None:
             self.stop_renewing(flight)
             self.flights.dismiss(flight)

@@ -217,18 +217,19 @@ class LoopRenewer(Schedule):
         if due:
             # Not by the loop's task factory: an eager one would run all of it here, before it is known as the round.
             self._round = asyncio.Task(self._renew_all(due), loop=self._loop, name="idempo-renewer")
+            # Not at the end of the round itself: one that is cancelled before its first step has none.
+            self._round.add_done_callback(self._rest, context=contextvars.Context())
         else:
             self._wake(self.next_at())
 
     async def _renew_all(self, due: list[Flight]) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:  # one after another would be too late for the last of many
-                for flight in due:
-                    group.create_task(self._renew(flight))
-        finally:
-            self._round = None
-            if not self._loop.is_closed():
-                self._wake(self.next_at())
+        async with asyncio.TaskGroup() as group:  # one after another would be too late for the last of many
+            for flight in due:
+                group.create_task(self._renew(flight))
+
+    def _rest(self, _: asyncio.Task[None]) -> None:
+        self._round = None
+        self._wake(self.next_at())
 
     async def _renew(self, flight: Flight) -> None:
         store, policy = cast("AsyncStore", flight.terms.store), flight.terms.policy

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from idempo.errors import LeaseLostError
 from idempo.flights import Flight, Phase
@@ -130,7 +130,8 @@ def may_go_on(found: Flight) -> bool:
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs in this thread, if there is one."""
     found = sys.modules.get("asyncio.events")  # where nobody has imported it, none runs
-    return None if found is None else found._get_running_loop()
+    get = getattr(found, "_get_running_loop", None)  # or who imports it has not come so far
+    return None if get is None else cast("asyncio.AbstractEventLoop | None", get())
 
 
 def running_task() -> object:

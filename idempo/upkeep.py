@@ -34,6 +34,8 @@ def lookup(key: Key) -> Steps[Record | None]:
 
 def forget(store: AnyStore, key: Key, *, force: bool) -> Steps[bool]:
     """Remove a key's record, but not under a live claim unless forced; say whether there was one."""
+    hub = hub_of(store)
+    offered = hub.flights.offering((key.namespace, key.value))  # and not what another call offers meanwhile
     if force:
         found = yield key, lambda store: store.delete(key)
     else:
@@ -42,7 +44,7 @@ def forget(store: AnyStore, key: Key, *, force: bool) -> Steps[bool]:
             raise InProgressError("a live claim holds the key; force=True forgets it all the same", key=key)
         # Only what was looked at: whoever has taken the key since then holds it rightly.
         found = record is not None and (yield key, lambda store: store.delete(key, owner=record.owner))
-    hub_of(store).withdraw((key.namespace, key.value))
+    hub.withdraw(offered)
     return bool(found)
 
 
@@ -51,6 +53,8 @@ def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
     policy = terms.policy
     flight = Flight((key.namespace, key.value), None, terms)
     owner, lease, ttl = flight.owner, policy.lease, policy.ttl
+    hub = hub_of(terms.store)
+    offered = hub.flights.offering(flight.id)
     try:
         answer = yield from _twice(
             key, lambda store: store.claim(key, owner=owner, fingerprint=None, lease=lease, ttl=ttl)
@@ -77,7 +81,7 @@ def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
             "again if need be",
             key=key,
         )
-    hub_of(terms.store).withdraw(flight.id)
+    hub.withdraw(offered)
     return True
 
 
