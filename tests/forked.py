@@ -46,13 +46,16 @@ def said_by_child(work: Callable[[], object]) -> str:
 
 
 class _Patient:
-    """A lock for coverage that a child which inherits it taken does not wait for without end."""
+    """A lock for coverage that a forked child has anew: it may have been taken as the child came to be."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def acquire(self) -> None:
-        self._lock.acquire(timeout=0.2)
+        if self._process != os.getpid():
+            self.__init__()  # type: ignore[misc]
+        self._lock.acquire(timeout=1)
 
     def release(self) -> None:
         with suppress(RuntimeError):  # it was not to be had
