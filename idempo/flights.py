@@ -319,7 +319,7 @@ class Flights:
         with self._lock:
             if not offering and self._table.get(flight.id) is flight:
                 del self._table[flight.id]
-            room = flight.room_that_is_its_own
+            room = None if flight.room is None else flight.room_that_is_its_own
             if room is not None or offering:
                 flight.end = end = flight.completed(outcome) if end is None else end
                 groups = [] if room is None else room.close(end)
