@@ -48,10 +48,8 @@ class AsyncDriver:
         kwargs: Mapping[str, Any],
     ) -> Any:
         """Run the function once for this key, or give the first outcome."""
-        if self._near is not None:
-            kept = kept_near(self._near, id_)
-            if kept is not None and agree(fingerprint, kept[0]):
-                return answers.replay(self._terms, id_, *kept)
+        if self._near is not None and (kept := kept_near(self._near, id_)) and agree(fingerprint, kept[0]):
+            return answers.replay(self._terms, id_, *kept)
         flight = Flight(id_, fingerprint, self._terms)
         flight.task = asyncio.current_task()
         try:

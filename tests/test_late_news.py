@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from idempo import Event, EventKind, Idempotency, InProgressError, MemoryStore, ResultNotStoredError, State, StoreError
-from idempo.flights import Flight, Flights
+from idempo.flights import Flight, Flights, Phase
 from idempo.hub import hub_of
 from idempo.operation import running_loop, running_task
 from tests.async_support import KEY, SlowStore
@@ -139,7 +139,7 @@ def test_a_thread_that_joined_a_call_whose_loop_stopped_leads_itself() -> None:
 
     async def start() -> asyncio.Task[Any]:
         task = asyncio.create_task(guard.run_async("k", asyncio.Event().wait))
-        await asyncio.sleep(0.05)
+        await until_async(lambda: (flight := hub_of(store).flights._table.get(ID)) and flight.phase is Phase.WAITING)
         thread.start()
         await until_async(lambda: (flight := hub_of(store).flights._table.get(ID)) and flight.room)
         return task
