@@ -4,6 +4,9 @@ An example is a fenced block of ``python``, which asserts what it shows, or one 
 ``>>>`` in a docstring, whose output is compared. The examples of one page, or of one module's docstrings, share a
 namespace from top to bottom, and import what they use. ``<!-- skip: next -->`` leaves the next block of a page out;
 ``.. skip: next`` does in a docstring.
+
+Where an example names a server by its usual address, it runs against the one that the tests start; where there is none,
+it is skipped, and so are those that come after it on its page.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from sybil import Document, Sybil
@@ -26,6 +30,23 @@ if TYPE_CHECKING:
     from sybil.typing import Evaluator, Parser
 
 ROOT = Path(__file__).parent
+
+# The tests' helpers are imported as `tests.name`, and the checkout itself is not on the path: `import idempo` must find
+# what is installed.
+_tests = sys.modules.setdefault("tests", ModuleType("tests"))
+_tests.__path__ = [str(ROOT / "tests")]
+pytest_plugins = ["tests.servers.fixtures"]
+
+# What stands in the examples, and the fixture that gives the tests' own address instead.
+ADDRESSES = (
+    ("redis://localhost:6379", "redis_url"),
+    ("postgresql+psycopg://localhost/app", "postgres_url"),
+    ("mysql+pymysql://localhost/app", "mysql_url"),
+    ("mysql+asyncmy://localhost/app", "mysql_url"),
+    ("memcached://localhost:11211", "memcached_url"),
+    ('("localhost", 11211)', "memcached_url"),
+    ("nats://localhost:4222", "nats_url"),
+)
 
 
 def _stage(path: str) -> ModuleType:
@@ -78,6 +99,39 @@ _docstrings = Sybil(
     document_types={".py": Docstrings},
 )
 pytest_collect_file = (_pages + _docstrings).pytest()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Put the addresses of the tests' servers into an example."""
+    if not isinstance(item, SybilItem) or not isinstance(item.example.parsed, str):
+        return
+    namespace = item.example.namespace
+    if "_without_server" in namespace:
+        pytest.skip(namespace["_without_server"])
+    text = item.example.parsed
+    for address, fixture in ADDRESSES:
+        if address not in text:
+            continue
+        try:
+            url: str = item._request.getfixturevalue(fixture)
+        except pytest.skip.Exception as skipped:
+            namespace["_without_server"] = str(skipped)
+            raise
+        text = text.replace(address, _as_written(address, url))
+    if text != item.example.parsed:
+        lexeme = item.example.parsed
+        item.example.parsed = type(lexeme)(text, lexeme.offset, lexeme.line_offset)
+
+
+def _as_written(address: str, url: str) -> str:
+    """Return a server's address in the form in which the example has it."""
+    parts = urlsplit(url)
+    if address.startswith("("):
+        return repr((parts.hostname, parts.port))
+    if address.startswith("redis://"):
+        return f"redis://{parts.netloc}"
+    return urlunsplit(parts._replace(scheme=urlsplit(address).scheme))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
