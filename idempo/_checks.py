@@ -94,6 +94,19 @@ def checked_observers(observers: object) -> tuple[Observer, ...]:
     return several
 
 
+def check_limit(limit: object, name: str) -> None:
+    """Refuse what is no number of things, at least one.
+
+    Raises:
+        TypeError: It is no int.
+        ValueError: It is below 1.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"{name} must be a whole number, not {type(limit).__name__}")
+    if limit < 1:
+        raise ValueError(f"{name} must be at least 1, not {limit}")
+
+
 def refuse_unknown(given: Iterable[str], of: str) -> None:
     """Refuse an option that is none of a policy's.
 

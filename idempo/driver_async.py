@@ -36,7 +36,7 @@ class AsyncDriver:
         self._async = inspect.iscoroutinefunction(terms.store.claim)
         self._direct = direct = not self._async and not getattr(terms.store, "blocking", True)
         self._store: Any = terms.store if self._async or direct else PooledStore(terms.store, self._hub)
-        self._near = shortcut(terms.store, "near") if direct else None
+        self._near = shortcut(terms.store, "near")  # it neither waits nor does I/O, whatever else the store does
         self._claim_new: Any = shortcut(terms.store, "claim_new") if direct else None
 
     async def run(

@@ -159,7 +159,11 @@ class AsyncStore(Protocol):
 
 @runtime_checkable
 class NearStore(Protocol):
-    """Ability: answer a duplicate from this process's own memory, without waiting and without I/O."""
+    """Ability: answer a duplicate from this process's own memory, without waiting and without I/O.
+
+    Where the records themselves are elsewhere, what is near may be behind for a while: it may still be there when the
+    record was deleted by others, though never when it has expired. ``get`` always tells how the record stands.
+    """
 
     def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
         """Return fingerprint, outcome and attempt of a completed record that is at hand and not expired, else None.

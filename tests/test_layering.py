@@ -33,6 +33,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (2, "_canonical _canonical_types _json_classes _json_values _return_types"),
     (3, "decisions stores.memory stores.sqlite stores.cas _checks"),
     (3, "stores.redis"),  # on the user's own client: it imports no library for it
+    (3, "stores.cached"),
     (3, "stores._*"),  # each the private part of one store, or shared by some
     (3.5, "stores"),  # what picks a store by its URL
     (4, "keys _key_text _call_source telling outcomes"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Literal
 
+from idempo._checks import check_limit
 from idempo._fork import new_lock
 from idempo.codecs import PickleCodec
 from idempo.errors import StoreFullError
@@ -60,9 +61,9 @@ class MemoryStore:
         on_full: Literal["evict", "refuse"] = "evict",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        _check_limit(max_records, "max_records")
+        check_limit(max_records, "max_records")
         if max_bytes is not None:
-            _check_limit(max_bytes, "max_bytes")
+            check_limit(max_bytes, "max_bytes")
         if not callable(clock):
             raise TypeError(f"clock must be a function that gives seconds, not {type(clock).__name__}")
         if on_full not in ("evict", "refuse"):
@@ -378,10 +379,3 @@ class MemoryStore:
             self._find(id_, now)
             swept += 1
         return swept
-
-
-def _check_limit(limit: object, name: str) -> None:
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"{name} must be a whole number, not {type(limit).__name__}")
-    if limit < 1:
-        raise ValueError(f"{name} must be at least 1, not {limit}")
