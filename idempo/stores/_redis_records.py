@@ -6,6 +6,7 @@ import functools
 import hashlib
 import re
 import zlib
+from struct import Struct, calcsize
 from typing import Any, Final
 
 from idempo._time import LONGEST
@@ -15,12 +16,22 @@ from idempo.records import Claim, Key, Record, State
 _MICROSECONDS: Final = 1_000_000
 _LONGEST_PREFIX: Final = 100
 _DIGEST: Final = 32  # hexadecimal digits: 128 bits
-_CHECKSUM: Final = 8
+
+# Where things are in a record: see `idempo.stores._redis_scripts`.
+_START: Final = 42
+_HEAD: Final = Struct(">BIdddI").unpack_from  # up to the owner's length
+_OWNER: Final = _START + calcsize(">BIdddI")
+_LENGTH: Final = Struct(">I").unpack_from
+_LENGTHS: Final = Struct(">III").unpack_from
+_CRC: Final = _LENGTH
+_CHECKSUM: Final = 4
+_R, _C, _F = b"RCF"
+
+_ASIDES: Final = re.compile(r", with args|\.? script: ")  # what follows are arguments of the call, and where it failed
 
 # Reading a member off its class is a call into Python until 3.12.
 _RUNNING: Final = State.RUNNING
-_COMPLETED: Final = State.COMPLETED
-_STATES: Final = {b"R": _RUNNING, b"C": _COMPLETED, b"F": State.RELEASED}
+_STATES: Final = {_R: State.RUNNING, _C: State.COMPLETED, _F: State.RELEASED}
 
 
 class Names:
@@ -60,6 +71,7 @@ class Names:
         return f"{self.prefix}{digest[:_DIGEST]}:".encode()
 
 
+@functools.lru_cache(maxsize=64)  # a policy's few, sent with every call
 def microseconds(seconds: float) -> bytes:
     """Return a duration as the scripts take it: whole microseconds, at most a hundred years."""
     return b"%d" % min(max(seconds, 0.0) * _MICROSECONDS, LONGEST * _MICROSECONDS)
@@ -84,54 +96,63 @@ def overriding(take_over: bool | str) -> bytes:
 
 def sealed(outcome: bytes) -> bytes:
     """Return an outcome behind its checksum."""
-    return b"%08x" % zlib.crc32(outcome) + outcome
+    return zlib.crc32(outcome).to_bytes(_CHECKSUM) + outcome
 
 
 def claim_of(answer: Any, key: Key, owner: str, fingerprint: bytes | None, lease: float, ttl: float) -> Claim:
     """Return what the claim script answered: the token of a new record, or how it went and the record as it stands."""
     if type(answer) is bytes:
         return Claim(True, Record(_RUNNING, fingerprint, 1, int(answer), owner, None, lease, lease + ttl), False)
-    code, now, blob = answer
-    return Claim(code > 0, record_of(key, now, blob), code == 2)
+    code, second, microsecond, blob = answer
+    return Claim(code > 0, record_of(key, second, microsecond, blob), code == 2)
 
 
-def record_of(key: Key, now: bytes, blob: bytes) -> Record:
+def record_of(key: Key, second: bytes, microsecond: bytes, blob: bytes) -> Record:
     """Return a record that a script has found in order.
+
+    Args:
+        key: Its key.
+        second: The server's time.
+        microsecond: What that is more.
+        blob: The record.
 
     Raises:
         RecordError: Its outcome is damaged.
     """
-    line, _, sections = blob.partition(b"\n")
-    _, _, state, attempt, token, lease, expiry, lo, lf, ln, lv, _ = line.split(b" ")
-    clock = int(now)
-    owner = int(lo)
-    names = owner + int(lf)
-    fingerprint = None if names == owner else sections[owner + 1 : names]
-    known = _STATES[state]
+    state, attempt, token, lease, expiry, length = _HEAD(blob, _START)
+    at = _OWNER + length
+    owner = blob[_OWNER:at]
+    (length,) = _LENGTH(blob, at)
+    at += 4
+    fingerprint = blob[at + 1 : at + length] if length else None
+    at += length
     outcome = None
-    if known is _COMPLETED:
-        start = names + int(ln) + int(lv)
-        outcome = sections[start + _CHECKSUM :]
-        if b"%08x" % zlib.crc32(outcome) != sections[start : start + _CHECKSUM]:
+    if state == _C:
+        ln, lv, _ = _LENGTHS(blob, at)
+        at += 12 + ln + lv
+        outcome = blob[at + _CHECKSUM :]
+        if _CRC(blob, at)[0] != zlib.crc32(outcome):
             raise RecordError("the record cannot be read: its outcome is damaged", key=key)
+    now = int(second) * _MICROSECONDS + int(microsecond)
     return Record(
-        known,
+        _STATES[state],
         fingerprint,
-        int(attempt),
+        attempt,
         int(token),
-        sections[:owner].decode("utf-8", "surrogatepass"),
+        owner.decode("utf-8", "surrogatepass"),
         outcome,
-        (int(lease) - clock) / _MICROSECONDS if known is _RUNNING else None,
-        (int(expiry) - clock) / _MICROSECONDS,
+        (lease - now) / _MICROSECONDS if state == _R else None,
+        (expiry - now) / _MICROSECONDS,
     )
 
 
 def key_of(blob: bytes) -> Key:
     """Return the key of a record that a script has found in order."""
-    line, _, sections = blob.partition(b"\n")
-    lo, lf, ln, lv = (int(length) for length in line.split(b" ")[7:11])
-    start, end = lo + lf, lo + lf + ln
-    namespace, value = sections[start:end], sections[end : end + lv]
+    at = _OWNER + _HEAD(blob, _START)[5]
+    at += 4 + _LENGTH(blob, at)[0]
+    ln, lv, _ = _LENGTHS(blob, at)
+    at += 12
+    namespace, value = blob[at : at + ln], blob[at + ln : at + ln + lv]
     return Key(namespace.decode("utf-8", "surrogatepass"), value.decode("utf-8", "surrogatepass"))
 
 
@@ -142,8 +163,7 @@ def translated(error: Exception, key: Key | None) -> IdempotencyError:
     """
     if isinstance(error, IdempotencyError):
         return error
-    # What follows that are the arguments of the call.
-    said = str(error).partition(", with args")[0]
+    said = _ASIDES.split(str(error))[0]
     if "IDEMPO " in said:
         return RecordError(f"the record cannot be read: {said.rpartition('IDEMPO ')[2]}", key=key)
     if "WRONGTYPE" in said:

@@ -1,14 +1,17 @@
 """The Lua scripts: one per method, each a single step on one key by the server's clock.
 
-A record is one string under its key, so that a step is one read and at most one write::
+A record is one string under its key, so that a step is one read and at most one write. Its parts, in the words of the
+library *struct* that every server carries (big-endian; each text behind its length)::
 
-    1 <checksum> <state> <attempt> <token> <lease's end> <expiry> <five lengths>
-    <owner><fingerprint><namespace><value><outcome>
+    c2 "i1"  c40 checksum  c1 state  I4 attempt  d token  d lease's end  d expiry
+    I4 c0 owner  I4 c0 fingerprint  I4 I4 I4 the lengths of  namespace  value  outcome
 
-Times are microseconds since 1970, and stay texts or whole numbers below 2^53 all the way: Lua's ``tostring`` loses
-digits. The checksum is over the key's name, the first line and all sections but the outcome, which carries one of its
-own that only its reader looks at. The rules are those of `idempo.stores._transitions`; a script that meets a record it
-cannot read changes nothing and answers an error that begins with "IDEMPO".
+Times are whole microseconds since 1970, and stay below 2^53: as doubles they lose nothing, and as texts they never
+appear but by ``string.format``, for ``tostring`` loses digits. The checksum, SHA-1 in hexadecimal, is over the key's
+name and all that follows it but the outcome, which carries one of its own that only its reader looks at.
+
+The rules are those of `idempo.stores._transitions`. A script that meets a record it cannot read changes nothing and
+answers an error that begins with "IDEMPO".
 
 Redis refuses a write under memory pressure as the first write of a script only. Who holds a key may write on: such
 scripts then begin with a write that needs no memory. (The flag ``allow-oom`` says the same from Redis 7.0 on, and is an
@@ -20,73 +23,67 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-_RECORD: Final = """
+_READ: Final = """
 local name = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
-local function text(number)
-    return string.format('%.0f', number)
-end
-
-local function sum(line, sections)
-    return string.sub(redis.sha1hex(name .. ' ' .. line .. '\\n' .. sections), 1, 16)
-end
-
--- What is there (nil: nothing), the token of what was there last, and why it cannot be read.
+-- Returns whether it can be read (if not, why not), then: nothing if there is nothing, or what there is.
 local function read()
     local blob = redis.call('GET', name)
     if not blob then
-        return nil, 0
+        return true
     end
-    local format, checksum, line, at = string.match(blob, '^(%d+) (%x+) ([^\\n]*)\\n()')
-    if not format then
-        return nil, 0, 'IDEMPO it was not written by idempo, or is damaged'
+    local ok, format, sum, state, attempt, token, lease, expiry, owner, fingerprint, ln, lv, lz, at =
+        pcall(struct.unpack, '>c2c40c1I4dddI4c0I4c0I4I4I4', blob)
+    if string.sub(blob, 1, 2) ~= 'i1' then
+        if string.find(blob, '^i%d') then
+            return false, 'IDEMPO it is of format ' .. string.sub(blob, 2, 2) .. ', and this idempo reads format 1'
+        end
+        return false, 'IDEMPO it was not written by idempo'
     end
-    if format ~= '1' then
-        return nil, 0, 'IDEMPO it is of format ' .. string.sub(format, 1, 9) .. ', and this idempo reads format 1'
+    if not ok or #blob ~= at - 1 + ln + lv + lz
+        or redis.sha1hex(name .. string.sub(blob, 43, at - 1 + ln + lv)) ~= sum then
+        return false, 'IDEMPO it is damaged: its checksum or its length is wrong'
     end
-    local state, attempt, token, lease, expiry, lo, lf, ln, lv, lz =
-        string.match(line, '^([RCF]) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
-    local small = state and lo + lf + ln + lv
-    if not state or #blob ~= at - 1 + small + lz
-        or checksum ~= sum(line, string.sub(blob, at, at + small - 1)) then
-        return nil, 0, 'IDEMPO it is damaged: its checksum or its length is wrong'
-    end
-    if now >= tonumber(expiry) then
-        return nil, tonumber(token)
-    end
-    local fingerprint = at + lo
-    local names = fingerprint + lf
-    return {
-        blob = blob, state = state, attempt = attempt, token = token,
-        lease = tonumber(lease),
-        owner = string.sub(blob, at, fingerprint - 1),
-        fingerprint = string.sub(blob, fingerprint, names - 1),
-        names = string.sub(blob, names, at + small - 1), ln = ln, lv = lv,
-    }, tonumber(token)
+    return true, blob, state, attempt, token, lease, expiry, owner, fingerprint,
+        string.sub(blob, at, at - 1 + ln + lv), ln, lv
+end
+"""
+
+_LOOK: Final = """
+local ok, blob, state, attempt, token, lease_end, expiry, holder, stands, names, ln, lv = read()
+if not ok then
+    return redis.error_reply(blob)
+end
+if blob and now >= expiry then
+    blob = nil
+end
+"""
+
+_MAKE: Final = """
+local function record(state, attempt, token, lease_end, expiry, owner, fingerprint, names, ln, lv, outcome)
+    local rest = struct.pack('>c1I4dddI4c0I4c0I4I4I4', state, attempt, token, lease_end, expiry,
+        #owner, owner, #fingerprint, fingerprint, ln, lv, #outcome) .. names
+    return 'i1' .. redis.sha1hex(name .. rest) .. rest .. outcome
 end
 
-local function blob(state, attempt, token, lease, expiry, owner, fingerprint, names, ln, lv, outcome)
-    local line = string.format('%s %s %s %s %s %d %d %d %d %d', state, attempt, token, text(lease), text(expiry),
-        #owner, #fingerprint, ln, lv, #outcome)
-    local sections = owner .. fingerprint .. names
-    return '1 ' .. sum(line, sections) .. ' ' .. line .. '\\n' .. sections .. outcome
-end
-
+-- Times of expiry are kept in milliseconds by the server, and exactly in the record.
 local function milliseconds(expiry)
-    return text(math.ceil(expiry / 1000))
+    return string.format('%.0f', math.ceil(expiry / 1000))
 end
+"""
 
--- By a claim: needs room.
+_TAKE: Final = """
 local function take(made, expiry)
     redis.call('SET', name, made, 'PXAT', milliseconds(expiry))
 end
+"""
 
--- By who holds the key: needs none.
+_KEEP: Final = """
 local function keep(made, expiry)
     local answer = redis.pcall('SET', name, made, 'PXAT', milliseconds(expiry))
-    if type(answer) == 'table' and answer.err then
+    if answer.err then
         if not string.find(answer.err, 'OOM', 1, true) then
             return answer
         end
@@ -94,137 +91,118 @@ local function keep(made, expiry)
         redis.call('SET', name, made, 'PXAT', milliseconds(expiry))
     end
 end
-
-local function tell()
-    redis.pcall('PUBLISH', name, '')  -- a user who may not publish has waiters that poll
-end
 """
 
-_CLAIM: Final = """
+# A user who may not publish has waiters that poll.
+_TELL: Final = "redis.pcall('PUBLISH', name, '')"
+
+_CLAIM: Final = f"""
 local owner, fingerprint, lease, ttl, over, namespace, value = unpack(ARGV)
-local found, last, bad = read()
-if bad then
-    return redis.error_reply(bad)
+if blob and state == 'C' then
+    return {{0, time[1], time[2], blob}}
 end
+{_MAKE}{_TAKE}
 lease = now + lease
-local expiry = lease + ttl
-if not found then
-    local token = text(math.max(last + 1, now))
-    take(blob('R', 1, token, lease, expiry, owner, fingerprint, namespace .. value, #namespace, #value, ''), expiry)
-    tell()
-    return token
+expiry = lease + ttl
+if not blob then
+    token = math.max((token or 0) + 1, now)
+    take(record('R', 1, token, lease, expiry, owner, fingerprint, namespace .. value, #namespace, #value, ''), expiry)
+    {_TELL}
+    return string.format('%.0f', token)
 end
-local stands = found.fingerprint
-if found.state == 'R' and found.owner == owner then
-    local made = blob('R', found.attempt, found.token, lease, expiry, owner, stands,
-        found.names, found.ln, found.lv, '')
-    local failed = keep(made, expiry)
-    return failed or {1, text(now), made}
+if state == 'R' and holder == owner then
+    {_KEEP}
+    local made = record('R', attempt, token, lease, expiry, owner, stands, names, ln, lv, '')
+    return keep(made, expiry) or {{1, time[1], time[2], made}}
 end
-local took_over = found.state == 'R' and found.lease <= now
-    and (over == '1' or over == '=' .. found.owner)
+local took_over = state == 'R' and lease_end <= now
+    and (over == '1' or over == '=' .. holder)
     and (fingerprint == stands or fingerprint == '' or stands == '')
-if not took_over and not (found.state == 'F' and found.owner ~= owner) then
-    return {0, text(now), found.blob}
+if not took_over and not (state == 'F' and holder ~= owner) then
+    return {{0, time[1], time[2], blob}}
 end
-local made = blob('R', found.attempt + 1, text(math.max(last + 1, now)), lease, expiry, owner,
-    fingerprint == '' and stands or fingerprint, found.names, found.ln, found.lv, '')
+local made = record('R', attempt + 1, math.max(token + 1, now), lease, expiry, owner,
+    fingerprint == '' and stands or fingerprint, names, ln, lv, '')
 take(made, expiry)
-tell()
-return {took_over and 2 or 1, text(now), made}
+{_TELL}
+return {{took_over and 2 or 1, time[1], time[2], made}}
 """
 
-_COMPLETE: Final = """
-local owner, outcome, ttl = unpack(ARGV)
-local found, last, bad = read()
-if bad then
-    return redis.error_reply(bad)
-end
-if not found or found.owner ~= owner then
+_COMPLETE: Final = f"""
+if not blob or holder ~= ARGV[1] then
     return 0
 end
-if found.state ~= 'R' then
-    return found.state == 'C' and 1 or 0
+if state ~= 'R' then
+    return state == 'C' and 1 or 0
 end
-local expiry = now + ttl
-local failed = keep(blob('C', found.attempt, found.token, 0, expiry, owner, found.fingerprint,
-    found.names, found.ln, found.lv, outcome), expiry)
+{_MAKE}{_KEEP}
+expiry = now + ARGV[3]
+local failed = keep(record('C', attempt, token, 0, expiry, holder, stands, names, ln, lv, ARGV[2]), expiry)
 if failed then
     return failed
 end
-tell()
+{_TELL}
 return 1
 """
 
-_RELEASE: Final = """
+_RELEASE: Final = f"""
 local owner, ttl, namespace, value = unpack(ARGV)
-local found, last, bad = read()
-if bad then
-    return redis.error_reply(bad)
-end
-local expiry = now + ttl
-if not found then
+{_MAKE}{_KEEP}
+expiry = now + ttl
+if not blob then
     -- Attempt 0: nobody has claimed the key. A repetition of this release is told so by it.
-    local failed = keep(blob('F', 0, text(math.max(last + 1, now)), 0, expiry, owner, '',
-        namespace .. value, #namespace, #value, ''), expiry)
-    return failed or 0
+    token = math.max((token or 0) + 1, now)
+    return keep(record('F', 0, token, 0, expiry, owner, '', namespace .. value, #namespace, #value, ''), expiry) or 0
 end
-if found.owner ~= owner then
+if holder ~= owner then
     return 0
 end
-if found.state ~= 'R' then
-    return found.state == 'F' and tonumber(found.attempt) > 0 and 1 or 0
+if state ~= 'R' then
+    return state == 'F' and attempt > 0 and 1 or 0
 end
-local failed = keep(blob('F', found.attempt, found.token, 0, expiry, owner, found.fingerprint,
-    found.names, found.ln, found.lv, ''), expiry)
+local failed = keep(record('F', attempt, token, 0, expiry, owner, stands, names, ln, lv, ''), expiry)
 if failed then
     return failed
 end
-tell()
+{_TELL}
 return 1
 """
 
-_RENEW: Final = """
+_RENEW: Final = f"""
 local owner, lease, ttl = unpack(ARGV)
-local found, last, bad = read()
-if bad then
-    return redis.error_reply(bad)
-end
-if not found or found.owner ~= owner or found.state ~= 'R' then
+if not blob or holder ~= owner or state ~= 'R' then
     return 0
 end
-local failed = keep(blob('R', found.attempt, found.token, now + lease, now + lease + ttl, owner,
-    found.fingerprint, found.names, found.ln, found.lv, ''), now + lease + ttl)
+{_MAKE}{_KEEP}
+lease_end = now + lease
+expiry = lease_end + ttl
+local failed = keep(record('R', attempt, token, lease_end, expiry, owner, stands, names, ln, lv, ''), expiry)
 if failed then
     return failed
 end
 if lease == '0' then
-    tell()
+    {_TELL}
 end
 return 1
 """
 
-_GET: Final = """
-local found, last, bad = read()
-if bad then
-    return redis.error_reply(bad)
-end
-return found and {0, text(now), found.blob}
-"""
+_GET: Final = "return blob and {0, time[1], time[2], blob}"
 
-_DELETE: Final = """
-local ok, found, last, bad = pcall(read)
-if not ok then
-    bad = 'IDEMPO it is not even a string'
+_DELETE: Final = f"""
+if ARGV[1] == '' then
+    local can, ok = pcall(read)
+    if not can or not ok then  -- it is somebody's who has looked at it
+        redis.call('UNLINK', name)
+        {_TELL}
+        return 1
+    end
 end
-if bad and ARGV[1] ~= '' then
-    return redis.error_reply(bad)
-end
-if not bad and (not found or (ARGV[1] ~= '' and ARGV[1] ~= '=' .. found.owner)) then
+{_LOOK}
+if not blob or (ARGV[1] ~= '' and ARGV[1] ~= '=' .. holder) then
     return 0
 end
 redis.call('UNLINK', name)
-tell()
+{_TELL}
 return 1
 """
 
@@ -239,9 +217,9 @@ class Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
-CLAIM: Final = Script(_RECORD + _CLAIM)
-COMPLETE: Final = Script(_RECORD + _COMPLETE)
-RELEASE: Final = Script(_RECORD + _RELEASE)
-RENEW: Final = Script(_RECORD + _RENEW)
-GET: Final = Script(_RECORD + _GET)
-DELETE: Final = Script(_RECORD + _DELETE)
+CLAIM: Final = Script(_READ + _LOOK + _CLAIM)
+COMPLETE: Final = Script(_READ + _LOOK + _COMPLETE)
+RELEASE: Final = Script(_READ + _LOOK + _RELEASE)
+RENEW: Final = Script(_READ + _LOOK + _RENEW)
+GET: Final = Script(_READ + _LOOK + _GET)
+DELETE: Final = Script(_READ + _DELETE)

@@ -84,7 +84,8 @@ class RedisStore(_Requests):
 
     Args:
         client: A ``redis.Redis``, a ``redis.cluster.RedisCluster``, or one of *valkey*; its settings,
-            retries and pool are yours. Give it a ``socket_timeout``, or a server that hangs holds up a call for as long.
+            retries and pool are yours. Give it a ``socket_timeout``: a server that hangs
+            holds up a call for as long as that, retries included.
         prefix: What every key in the server begins with, 1 to 100 printable ASCII characters: two prefixes are two
             stores.
         eviction: What to do about a server whose ``maxmemory-policy`` is not ``noeviction``, so that it may drop
@@ -383,7 +384,7 @@ def _found(answers: list[Any]) -> Iterator[tuple[Key, Record]]:
         if isinstance(answer, Exception):
             raise translated(answer, None)
         if answer is not None:
-            key = key_of(answer[2])
+            key = key_of(answer[3])
             yield key, record_of(key, *answer[1:])
 
 

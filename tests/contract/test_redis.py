@@ -22,9 +22,7 @@ def damage(client: Any, name: bytes, how: str) -> None:
         client.delete(name)
         client.hset(name, "owner", "somebody else")
         return
-    first, rest = kept.split(b" ", 1)
-    damaged = {"truncated": kept[:-1], "flipped": kept.replace(b" C ", b" B "), "newer": b"2 " + rest}
-    assert first == b"1"
+    damaged = {"truncated": kept[:-1], "flipped": kept[:42] + b"R" + kept[43:], "newer": b"i2" + kept[2:]}
     client.set(name, damaged[how])
 
 
