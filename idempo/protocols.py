@@ -282,6 +282,35 @@ class AsyncSweepableStore(Protocol):
         ...
 
 
+class ClosableStore(Store, Protocol):
+    """A `Store` that owns its client, and is closed with it; by coroutines too, since it serves them."""
+
+    def close(self) -> None:
+        """Close the store and its client. What is called later may fail, with StoreError."""
+        ...
+
+    def __enter__(self) -> ClosableStore: ...
+    def __exit__(self, *exc_info: object) -> None: ...
+
+    async def aclose(self) -> None:
+        """`close`, in a thread of its own."""
+        ...
+
+    async def __aenter__(self) -> ClosableStore: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+class AsyncClosableStore(AsyncStore, Protocol):
+    """An `AsyncStore` that owns its client, and is closed with it."""
+
+    async def aclose(self) -> None:
+        """Close the store and its client. What is called later may fail, with StoreError."""
+        ...
+
+    async def __aenter__(self) -> AsyncClosableStore: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
 @runtime_checkable
 class Codec(Protocol):
     """Turns values into bytes and back, equal and of the same types.

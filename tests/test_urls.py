@@ -1,0 +1,290 @@
+"""Stores from URLs: which, with which options, who closes them, and what is never shown."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idempo import Idempotency, MemoryStore
+from idempo.errors import StoreError
+from idempo.stores import async_store_from_url, store_from_url
+from idempo.stores._urls import FAMILIES, read
+from idempo.stores.redis import AsyncRedisStore, RedisStore
+from idempo.stores.sqlite import SqliteStore
+
+SECRET = "s3cr3t"
+
+
+async def shout(text: str) -> str:
+    return text.upper()
+
+
+def use(store: Any, namespace: str = "urls") -> None:
+    """Run an operation twice, by plain calls, and close the store."""
+    with store as entered:
+        assert entered is store
+        guard = Idempotency(store, namespace=namespace)
+        for _ in range(2):
+            assert guard.run("k", str.upper, "placed") == "PLACED"
+        assert guard.stats().executed == 1
+        assert guard.forget("k")
+
+
+async def use_async(store: Any, namespace: str = "urls") -> None:
+    """The same by coroutines."""
+    async with store as entered:
+        assert entered is store
+        guard = Idempotency(store, namespace=namespace)
+        for _ in range(2):
+            assert await guard.run_async("k", shout, "placed") == "PLACED"
+        assert guard.stats().executed == 1
+        assert await guard.forget_async("k")
+
+
+# -- memory and SQLite -----------------------------------------------------------------------------------------------
+
+
+def test_a_memory_store() -> None:
+    store = store_from_url("memory://?max_records=7&on_full=refuse", max_bytes=1000)
+    assert isinstance(store, MemoryStore)
+    assert (store._max_records, store._max_bytes, store._evicts) == (7, 1000, False)
+    assert repr(type(store)) == repr(MemoryStore)
+    use(store)
+    other = async_store_from_url("memory://")
+    assert isinstance(other, MemoryStore)
+    asyncio.run(use_async(other))
+
+
+def test_a_memory_store_of_a_url_takes_the_same_short_cuts() -> None:
+    """Behaviour 55: its subclass has nothing of its own that they would pass by."""
+    guard = Idempotency(store_from_url("memory://"))
+    assert guard._drivers.sync._near is not None
+    assert guard._drivers.sync._claim_new is not None
+
+
+def test_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three slashes from the working directory, with four from the root; percent-encoded."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
+    store = store_from_url("sqlite:///a%20b/records.db?table=billing&synchronous=NORMAL&busy_timeout=2.5")
+    assert isinstance(store, SqliteStore)
+    assert (store.path, store.table) == (str(tmp_path / "a b" / "records.db"), "billing")
+    assert (store._synchronous, store._busy_timeout) == ("NORMAL", 2.5)
+    assert repr(store).startswith("SqliteStore(")
+    use(store)
+    with pytest.raises(StoreError, match="closed"):
+        Idempotency(store, namespace="urls").run("k", dict)
+    again = async_store_from_url(f"sqlite:///{tmp_path}/a b/records.db", table="billing")
+    assert isinstance(again, SqliteStore)
+    assert again.path == store.path
+    asyncio.run(use_async(again))
+    with pytest.raises(StoreError, match="closed"):
+        Idempotency(again, namespace="urls").run("k", dict)
+
+
+# -- Redis -------------------------------------------------------------------------------------------------------------
+
+
+def test_redis(redis_url: str) -> None:
+    """The client's own options stay in the query; closing ends its connections."""
+    store = store_from_url(
+        f"{redis_url.partition('?')[0]}?prefix=urls:&client_name=idempo-urls&socket_timeout=2.5", eviction="allow"
+    )
+    assert isinstance(store, RedisStore)
+    assert store.prefix == "urls:"
+    pool = store._client.connection_pool
+    assert pool.connection_kwargs["client_name"] == "idempo-urls"
+    assert (pool.connection_kwargs["socket_timeout"], pool.connection_kwargs["socket_connect_timeout"]) == (2.5, 5.0)
+    use(store)
+    assert [connection._sock for connection in pool._available_connections] == [None]
+
+
+def test_redis_by_coroutines(redis_url: str) -> None:
+    store = async_store_from_url(redis_url.replace("redis://", "valkey://"), prefix="urls-async:")
+    assert isinstance(store, AsyncRedisStore)
+    pool = store._client.connection_pool  # type: ignore[attr-defined]
+    asyncio.run(use_async(store))
+    assert [connection.is_connected for connection in pool._available_connections] == [False]
+
+
+@pytest.mark.parametrize(
+    ("url", "connection", "host"),
+    [
+        ("rediss://example.org:6380/3", "SSLConnection", ("example.org", 6380)),
+        ("valkeys://example.org", "SSLConnection", ("example.org", None)),
+        ("unix:///run/valkey.sock?db=3", "UnixDomainSocketConnection", (None, None)),
+    ],
+)
+def test_what_kind_of_connection_it_makes(url: str, connection: str, host: tuple[Any, Any]) -> None:
+    for store in (store_from_url(url), async_store_from_url(url)):
+        pool = store._client.connection_pool  # type: ignore[union-attr]
+        assert pool.connection_class.__name__ == connection
+        kwargs = pool.connection_kwargs
+        assert (kwargs.get("host"), kwargs.get("port")) == host
+        assert kwargs.get("path") == ("/run/valkey.sock" if connection.startswith("Unix") else None)
+
+
+def test_a_cluster_that_cannot_be_reached_is_a_store_error() -> None:
+    """Its client asks it when it is made; one of coroutines only when it is used."""
+    with pytest.raises(StoreError, match="cluster cannot be reached"):
+        store_from_url(f"redis+cluster://:{SECRET}@127.0.0.1:1?socket_connect_timeout=0.2")
+    store = async_store_from_url("redis+cluster://127.0.0.1:1")
+    assert isinstance(store, AsyncRedisStore)
+    assert type(store._client).__name__ == "RedisCluster"
+
+
+def test_a_client_is_closed_where_the_store_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    import redis
+
+    closed: list[object] = []
+
+    def close(client: redis.Redis) -> None:
+        closed.append(client)
+
+    monkeypatch.setattr(redis.Redis, "close", close)
+    with pytest.raises(ValueError, match="eviction"):
+        store_from_url("redis://localhost?eviction=maybe")
+    assert len(closed) == 1
+
+
+# -- what is refused, and what is shown ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("", "the URL has no scheme; there are memory://, sqlite://, redis://"),
+        ("records.db", "no scheme"),
+        ("localhost:6379", "no scheme"),
+        (f"{SECRET}@localhost", "no scheme"),
+        ("mongodb://localhost", "mongodb:// is the scheme of no store; there are memory://"),
+        ("memory:", "must begin with memory://"),
+        ("sqlite:/records.db", "must begin with sqlite://"),
+        ("memory://localhost", "neither host nor path"),
+        ("memory:///7", "neither host nor path"),
+        ("memory://?max_record=7", "no option 'max_record' in its query; it has max_records, max_bytes, on_full"),
+        ("memory://?max_records=many", "max_records in the URL's query must be a number, not 'many'"),
+        ("memory://?max_records", "must be a number, not ''"),
+        ("memory://?max_records=0", "max_records must be at least 1"),
+        ("memory://?on_full=panic", "on_full must be"),
+        ("memory://?max_records=1&max_records=2", "given twice"),
+        ("sqlite://", "needs a path"),
+        ("sqlite:///", "needs a path"),
+        ("sqlite://records.db", "has no host: a path begins with a third slash"),
+        ("sqlite:///records.db?mode=ro", "no option 'mode'"),
+        ("sqlite:///:memory:", "MemoryStore"),
+        ("sqlite:///records.db#1", "percent-encode it, as %23"),
+        ("redis://localhost/zero", "is the number of a database"),
+        ("redis://localhost?prefx=a", "no option 'prefx' in its query; it has prefix, eviction"),
+        ("redis://localhost?ssl_ca_certs=a", "no option 'ssl_ca_certs'"),
+        ("redis://localhost?socket_timeout=soon", "does not accept"),
+        ("redis+cluster://localhost/1", "a cluster has one database"),
+        (f"redis://user:{SECRET}/pass@localhost", "percent-encode"),
+        (f"redis://:{SECRET}@localhost:port", "the port as a number"),
+        (f"redis://:{SECRET}[@localhost", "percent-encode"),
+    ],
+)
+def test_a_url_that_says_something_else(url: str, what: str) -> None:
+    """Bad input: a ValueError that tells what was wrong, and no part of a password."""
+    for make in (store_from_url, async_store_from_url):
+        with pytest.raises(ValueError) as caught:
+            make(url)
+        assert what in str(caught.value)
+        assert SECRET not in "".join(traceback.format_exception(caught.value, chain=True)[-1:])
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+def test_options_are_checked_by_the_store() -> None:
+    """Bad input: in the words of its class."""
+    with pytest.raises(TypeError, match="max_rec"):
+        store_from_url("memory://", max_rec=7)
+    with pytest.raises(TypeError, match="max_records must be a whole number"):
+        store_from_url("memory://", max_records="7")
+    with pytest.raises(ValueError, match="max_records is given twice"):
+        store_from_url("memory://?max_records=7", max_records=7)
+    with pytest.raises(TypeError, match="url must be a text"):
+        store_from_url(b"memory://")  # type: ignore[arg-type]
+
+
+def test_no_password_is_shown() -> None:
+    """Not by a store, its client, or what it raises."""
+    url = f"redis://user:{SECRET}@127.0.0.1:1/0?prefix=a:&socket_connect_timeout=0.1"
+    store = store_from_url(url)
+    assert repr(store) == "RedisStore(Redis, prefix='a:')"
+    assert SECRET not in repr(async_store_from_url(url))
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    store._client.connection_pool.connection_kwargs["retry"] = Retry(NoBackoff(), 0)  # type: ignore[attr-defined]
+    with pytest.raises(StoreError) as caught:
+        Idempotency(store, namespace="urls").run("k", dict)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_rest_of_a_query_is_the_clients_as_it_was_spelled() -> None:
+    address = read("redis://h/1?a=%2520&prefix=x%3A+y&b=1&a=2", {})
+    assert address.url == "redis://h/1?a=%2520&b=1&a=2"
+    assert address.options == {"prefix": "x: y"}
+    assert address.for_client == ["a", "b", "a"]
+
+
+def test_every_scheme_has_a_store_of_either_colour() -> None:
+    from idempo.stores import _opening
+
+    assert set(FAMILIES) == set(_opening._SYNC) == set(_opening._ASYNC)
+    schemes = [scheme for family in FAMILIES.values() for scheme in family.schemes]
+    assert len(schemes) == len(set(schemes))
+
+
+@pytest.mark.parametrize(("url", "extra", "library"), [("redis://localhost", "redis", "redis")])
+def test_a_library_that_is_missing_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, url: str, extra: str, library: str
+) -> None:
+    """Whoever has not installed it reads what to install."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_Missing(library), *sys.meta_path])
+    for make in (store_from_url, async_store_from_url):
+        with pytest.raises(ImportError) as caught:
+            make(url)
+        assert f'pip install "idempo[{extra}]"' in str(caught.value)
+
+
+class _Missing:
+    """An importer to which a library is not installed."""
+
+    def __init__(self, library: str) -> None:
+        self._library = library
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == self._library:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_a_bug_in_a_store_is_no_missing_library() -> None:
+    from idempo.stores._opening import _needing
+
+    with pytest.raises(ModuleNotFoundError, match="no such"), _needing("redis", "redis"):
+        raise ModuleNotFoundError("no such module", name="idempo.stores.nothing")
+
+
+def test_nothing_is_imported_before_it_is_needed() -> None:
+    """No client library, and no store but the one that was asked for."""
+    code = """
+import sys
+import idempo.stores
+libraries = {"redis", "sqlalchemy", "pymemcache", "nats", "asyncio"}
+assert not libraries & set(sys.modules), libraries & set(sys.modules)
+idempo.stores.store_from_url("sqlite:///unused.db")
+assert not libraries & set(sys.modules), libraries & set(sys.modules)
+assert "idempo.stores.redis" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
