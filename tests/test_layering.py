@@ -34,6 +34,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (3, "decisions stores.memory stores.sqlite stores.cas _checks"),
     (3, "stores.redis"),  # on the user's own client: it imports no library for it
     (3, "stores.cached"),
+    (3, "stores.sqlalchemy"),
     (3.4, "stores._opening"),  # makes clients and stores from URLs
     (3, "stores._*"),  # each the private part of one store, or shared by some
     (3.5, "stores"),  # what picks a store by its URL
@@ -60,8 +61,10 @@ CORE = {"attrs", "attr", "cachetools"}
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "cryptography": ("idempo.seals",),
     "hypothesis": ("idempo.testing.*",),
+    "psycopg": ("idempo.stores._sql_psycopg",),
     "pytest": ("idempo.testing.*",),
     "redis": ("idempo.stores._opening",),
+    "sqlalchemy": ("idempo.stores.sqlalchemy", "idempo.stores._sql_*"),
 }
 
 ONE_ROOM = ("idempo.testing", "idempo.demo")

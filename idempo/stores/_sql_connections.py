@@ -1,0 +1,198 @@
+"""The connections of one SqlAlchemyStore: its own, in autocommit, and not those of the engine's pool.
+
+They are made as the engine makes its own (the same address, arguments and listeners), so that a store neither sends a
+BEGIN, a ROLLBACK or a ping around its one statement, nor waits for connections that the application holds.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, TypeVarTuple
+
+from idempo._fork import forks
+from idempo.errors import IdempotencyError, StoreError
+from idempo.records import Key
+from idempo.stores._sql_errors import Trouble, translated, trouble_of
+from idempo.stores._sql_scripts import Rows, Script
+from idempo.stores._sql_table import DatabaseError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+_Result = TypeVar("_Result")
+_Args = TypeVarTuple("_Args")
+
+
+class LaneLike(Protocol):
+    """One connection."""
+
+    def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
+        """Execute one statement, and return its rows."""
+        ...
+
+    def settle(self) -> bool:
+        """Leave no transaction open, and say whether the connection can be used again."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+_inherited: Final[list[LaneLike]] = []  # a forked child's copies of its parent's connections: never used, never closed
+
+_FIRST_PAUSE: Final = 0.002
+_LONGEST_PAUSE: Final = 0.1
+
+
+def pause(tries: int) -> float:
+    """Return how long to wait before trying again what others were in the way of."""
+    return random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries))
+
+
+class Connections:
+    """Opens connections when they are needed, keeps them, and runs scripts on them.
+
+    Args:
+        engine: The engine whose connections they are like.
+        lane: Makes one of them ready.
+        errors: What it can raise.
+        table: The table's name, for errors.
+        size: How many there may be at once.
+        timeout: Seconds that a caller waits for one to be free, and that others may be in the way.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        lane: Callable[[Any], LaneLike],
+        errors: tuple[type[Exception], ...],
+        table: str,
+        *,
+        size: int,
+        timeout: float,
+    ) -> None:
+        self._engine = engine
+        self._lane = lane
+        self._errors: tuple[type[Exception], ...] = (*errors, DatabaseError)
+        self._table = table
+        self._size = size
+        self._timeout = timeout
+        self._closed = False
+        self._idle: deque[LaneLike] = deque()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._generation = forks.generation
+        _inherited.extend(self._idle)
+        self._idle = deque()
+        self._slots = threading.Semaphore(self._size)
+        self._factory = self._engine.pool.recreate()
+
+    def run(self, method: Callable[[*_Args], Script[_Result]], *args: *_Args) -> _Result:
+        """Run a script to its end, from the start again where others were in the way, or a connection was lost.
+
+        Raises:
+            StoreError: No connection was to be had, or no answer.
+        """
+        started = time.monotonic()
+        tries = cuts = 0
+        while True:
+            lane = self._take(args)
+            kept = False
+            try:
+                script = method(*args)
+                statement, params = next(script)
+                while True:
+                    statement, params = script.send(lane.execute(statement, params))
+            except StopIteration as stop:
+                kept = True
+                result: _Result = stop.value
+                return result
+            except IdempotencyError:
+                kept = lane.settle()
+                raise
+            except self._errors as error:
+                trouble = trouble_of(error)
+                in_time = time.monotonic() - started < self._timeout
+                kept = trouble is not Trouble.CUT and lane.settle()
+                if trouble is Trouble.AGAIN and in_time:
+                    tries += 1
+                elif trouble is Trouble.CUT and in_time and not cuts:
+                    cuts += 1
+                    self._forget_idle()  # what cut this one has cut them
+                else:
+                    raise self.translated(error, args) from error
+            finally:
+                self._give(lane, kept=kept)
+            if tries:
+                time.sleep(pause(tries))
+
+    def translated(self, error: Exception, args: tuple[object, ...]) -> IdempotencyError:
+        """Return an error of a driver's as one of ours; ``args`` are those of the script."""
+        original = getattr(error, "orig", None) or error
+        return translated(original, self._table, key_of(args))
+
+    def close(self) -> None:
+        """Close the connections, each when its call has ended."""
+        self._closed = True
+        self._forget_idle()
+
+    def _take(self, args: tuple[object, ...]) -> LaneLike:
+        if self._generation != forks.generation:
+            self._begin()
+        if not self._slots.acquire(timeout=self._timeout):
+            raise StoreError(
+                f"none of the store's {self._size} connections was free within {self._timeout:g} s", key=key_of(args)
+            )
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        try:
+            return self._open()
+        except self._errors as error:
+            self._slots.release()
+            raise self.translated(error, args) from error
+        except BaseException:
+            self._slots.release()
+            raise
+
+    def _open(self) -> LaneLike:
+        if self._closed:
+            raise StoreError("the store was closed")
+        fairy = self._factory.connect()
+        connection = fairy.driver_connection
+        fairy.detach()  # from here on it is the store's alone
+        try:
+            return self._lane(connection)
+        except BaseException:
+            fairy.close()
+            raise
+
+    def _give(self, lane: LaneLike, *, kept: bool) -> None:
+        if kept and not self._closed:
+            self._idle.append(lane)
+        else:
+            lane.close()
+        self._slots.release()
+
+    def _forget_idle(self) -> None:
+        while self._idle:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                break
+
+    def __del__(self) -> None:
+        if getattr(self, "_generation", None) == forks.generation:
+            self._forget_idle()
+
+
+def key_of(args: tuple[object, ...]) -> Key | None:
+    """Return the key that a script with these arguments is about, if it is about one."""
+    return args[0] if args and isinstance(args[0], Key) else None

@@ -1,0 +1,98 @@
+"""One connection to PostgreSQL by psycopg, for a store alone: autocommit, and no wait without end."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+from idempo.stores._sql_scripts import Rows
+
+try:
+    import psycopg
+    from psycopg.rows import tuple_row
+except ImportError as error:  # pragma: no cover  # the tests have it
+    raise ImportError("PostgreSQL needs psycopg: pip install 'idempo[postgresql]'") from error
+
+ERRORS = (psycopg.Error, OSError)
+"""What a statement can raise; OSError includes the TimeoutError of a server that does not answer."""
+
+
+def _bounded(work: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
+    """Let psycopg's own generator go on until the time is over: it has no limit, and a server may be paused."""
+    deadline = time.monotonic() + seconds
+    try:
+        wanted = next(work)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                raise TimeoutError(f"the server did not answer within {seconds:g} s")
+            wanted = work.send(ready)
+    except StopIteration as stop:
+        return stop.value
+
+
+def _patient(connection: Any, seconds: float) -> Callable[..., Any]:
+    """Return what to put in place of a connection's own ``wait``."""
+    kind, ref = type(connection), weakref.ref(connection)  # a circle would keep it open
+
+    def wait(work: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
+        return kind.wait(ref(), _bounded(work, seconds), *args, **options)
+
+    return wait
+
+
+class Lane:
+    """A connection and its cursor."""
+
+    def __init__(self, connection: psycopg.Connection[Any], timeout: float) -> None:
+        connection.wait = _patient(connection, timeout)  # type: ignore[method-assign]
+        connection.commit()  # what listeners of the engine's may have begun
+        connection.autocommit = True
+        self._connection = connection
+        self._cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection, row_factory=tuple_row)
+        self._cursor.format = psycopg.pq.Format.BINARY
+
+    def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
+        """Execute one statement, and return its rows."""
+        cursor = self._cursor
+        cursor.execute(statement, params)  # pyright: ignore[reportArgumentType]  # the text is not of a literal
+        return cursor.fetchall()
+
+    def settle(self) -> bool:
+        """Say whether the connection can be used again after an error; nothing is left open in it."""
+        return self._connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+    def close(self) -> None:
+        """Close the connection, without waiting for anything."""
+        self._connection.close()
+
+
+class AsyncLane:
+    """`Lane`, for one event loop."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], timeout: float) -> None:
+        connection.wait = _patient(connection, timeout)  # type: ignore[method-assign]
+        self._connection = connection
+        self._cursor: psycopg.AsyncCursor[Any] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
+        self._cursor.format = psycopg.pq.Format.BINARY
+
+    async def begin(self) -> None:
+        """Make the connection ready."""
+        await self._connection.commit()
+        await self._connection.set_autocommit(True)
+
+    async def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
+        """Execute one statement, and return its rows."""
+        cursor = self._cursor
+        await cursor.execute(statement, params)  # pyright: ignore[reportArgumentType]
+        return await cursor.fetchall()
+
+    async def settle(self) -> bool:
+        """Say whether the connection can be used again after an error."""
+        return self._connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+    def close(self) -> None:
+        """Close the connection, without waiting for anything."""
+        self._connection.pgconn.finish()

@@ -1,0 +1,153 @@
+"""Rows of an SQL table and the records that they stand for: names, the checksum, and the way back.
+
+Knows no database and no client library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+import attrs
+
+from idempo.errors import RecordError
+from idempo.records import Key, Record, State
+
+VERSION: Final = 1
+"""The version written into every row. A row with another is not read, and not touched."""
+
+RUNNING: Final = 1
+COMPLETED: Final = 2
+RELEASED: Final = 3
+_STATES: Final = {RUNNING: State.RUNNING, COMPLETED: State.COMPLETED, RELEASED: State.RELEASED}
+NUMBERS: Final = {state: number for number, state in _STATES.items()}
+
+MICROSECONDS: Final = 1_000_000
+LONGEST: Final = 1 << 61
+"""The longest duration in microseconds: two of them and the clock are still within 64 bits."""
+
+Row: TypeAlias = Sequence[Any]
+"""The columns `READ`, in that order, as a driver gives them."""
+
+READ: Final = (
+    "version",
+    "state",
+    "attempt",
+    "token",
+    "owner",
+    "fingerprint",
+    "outcome",
+    "lease_ends",
+    "expires",
+    "checksum",
+)
+
+
+@attrs.frozen(slots=False)  # made for every call, and in half the time
+class Name:
+    """A key as the table has it.
+
+    Attributes:
+        id: What rows are found by: 16 bytes for the namespace and 32 for the value, so that those of a namespace lie
+            together, and any two texts are two keys whatever the database thinks of case, accents and spaces.
+        namespace: The namespace's UTF-8, lone surrogates too.
+        key: The value's.
+    """
+
+    id: bytes
+    namespace: bytes
+    key: bytes
+
+    @property
+    def number(self) -> int:
+        """A number of 64 bits, with sign, for locks that go by numbers."""
+        return int.from_bytes(self.id[:8], "big", signed=True) ^ int.from_bytes(self.id[16:24], "big", signed=True)
+
+
+def encoded(text: str) -> bytes:
+    """Return any text as bytes."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def text_of(data: bytes) -> str:
+    """Return what `encoded` was given."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=256)
+def prefix_of(namespace: str) -> tuple[bytes, bytes]:
+    """Return how the ids of a namespace begin, and its bytes."""
+    data = encoded(namespace)
+    return hashlib.sha256(data).digest()[:16], data
+
+
+def named(key: Key) -> Name:
+    """Return the key as the table has it."""
+    prefix, namespace = prefix_of(key.namespace)
+    value = encoded(key.value)
+    return Name(prefix + hashlib.sha256(value).digest(), namespace, value)
+
+
+def checksum(
+    name: Name,
+    version: int,
+    state: int,
+    attempt: int,
+    token: int,
+    owner: bytes,
+    fingerprint: bytes | None,
+    outcome: bytes | None,
+    lease_ends: int | None,
+    expires: int,
+) -> bytes:
+    """Return the checksum of a row; the statements of each server make the same one."""
+    numbers = (
+        f"{version},{state},{attempt},{token},{'' if lease_ends is None else lease_ends},{expires},"
+        f"{len(name.namespace)},{len(name.key)},{len(owner)},"
+        f"{'' if fingerprint is None else len(fingerprint)},{'' if outcome is None else len(outcome)};"
+    )
+    whole = b"".join((numbers.encode(), name.namespace, name.key, owner, fingerprint or b"", outcome or b""))
+    return hashlib.sha256(whole).digest()[:8]
+
+
+def checked(key: Key, name: Name, row: Row) -> None:
+    """Find out whether a row is what idempo wrote for this key.
+
+    Raises:
+        RecordError: It is of another version, or damaged.
+    """
+    version = row[0]
+    if version != VERSION:
+        raise RecordError(
+            f"the record of {key.value!r} is of version {version!r}; this idempo reads version {VERSION} only", key=key
+        )
+    try:
+        intact = row[9] == checksum(name, *row[:9]) and row[1] in _STATES
+    except (TypeError, ValueError):  # nothing where something belongs, and the like
+        intact = False
+    if not intact:
+        raise RecordError(f"the record of {key.value!r} is damaged", key=key)
+
+
+def decoded(key: Key, name: Name, row: Row, now: int) -> Record | None:
+    """Return the record of a row, or None where it has expired.
+
+    Raises:
+        RecordError: It is of another version, or damaged.
+    """
+    checked(key, name, row)
+    _, state, attempt, token, owner, fingerprint, outcome, lease_ends, expires, _ = row
+    if expires <= now:
+        return None
+    return Record(
+        _STATES[state],
+        fingerprint,
+        attempt,
+        token,
+        text_of(owner),
+        outcome,
+        None if lease_ends is None else (lease_ends - now) / MICROSECONDS,
+        (expires - now) / MICROSECONDS,
+    )

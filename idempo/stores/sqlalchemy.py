@@ -1,0 +1,154 @@
+"""Records in the application's own SQL database, by an SQLAlchemy engine: PostgreSQL, MariaDB, MySQL, SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from idempo._time import seconds
+from idempo.records import Claim, Key, Record
+from idempo.stores import _sql_table
+from idempo.stores._sql_connections import Connections
+from idempo.stores._sql_engines import engine_of, sync_parts
+from idempo.stores._sql_scripts import BATCH, pages
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["SqlAlchemyStore"]
+
+
+class SqlAlchemyStore:
+    """Keeps records in a table of an SQL database.
+
+    Each method is one statement on a connection in autocommit. The connections are the store's own, made as the engine
+    makes its own, so that a call neither waits for one that the application holds nor takes part in a transaction.
+
+    Args:
+        engine: The application's engine.
+        table: The table's name: at most 63 ASCII letters, digits and underscores.
+        schema: The schema that it is in, of the same form; by default the connection's own.
+        max_connections: How many connections the store opens at most.
+        timeout: How long a call waits for a connection to be free, for an answer, and for others who are in the way,
+            each, in seconds, before StoreError.
+
+    Raises:
+        TypeError: It is no Engine, or an argument is of the wrong type.
+        ValueError: The engine's database or driver is none that the store knows, or an option is out of its range.
+    """
+
+    blocking: Final = True
+    shared: Final = True
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        table: str = "idempo_records",
+        schema: str | None = None,
+        max_connections: int = 10,
+        timeout: float | timedelta = 10.0,
+    ) -> None:
+        self._engine = engine_of(engine)
+        self._records = _sql_table.records_table(table, schema)
+        parts = sync_parts(engine, self._records, seconds(timeout, "timeout"))
+        self._statements = parts.statements
+        self._connections = Connections(
+            engine,
+            parts.lane,
+            parts.errors,
+            self._records.fullname,
+            size=max_connections,
+            timeout=seconds(timeout, "timeout"),
+        )
+        self._run = self._connections.run
+
+    @property
+    def table(self) -> sa.Table:
+        """The table, for SQLAlchemy's own tools."""
+        return self._records
+
+    def __repr__(self) -> str:
+        return f"SqlAlchemyStore({self._engine!r}, table={self._records.fullname!r})"
+
+    def __enter__(self) -> SqlAlchemyStore:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store's connections, each when its call has ended. A later call raises StoreError."""
+        self._connections.close()
+
+    def create_table(self) -> None:
+        """Make the table where it is not there. May be called many times, and by many at once.
+
+        Raises:
+            StoreError: The database cannot be reached, or refuses.
+            RecordError: There is a table of this name, of another version or not idempo's.
+        """
+        try:
+            with self._engine.begin() as connection:
+                _sql_table.create(connection, self._records)
+        except _sql_table.DatabaseError as error:
+            raise self._connections.translated(error, ()) from error
+
+    def ddl(self) -> str:
+        """Return the statements that make the table, for a migration of one's own."""
+        return _sql_table.ddl(self._records, self._engine.dialect)
+
+    def claim(
+        self,
+        key: Key,
+        *,
+        owner: str,
+        fingerprint: bytes | None,
+        lease: float,
+        ttl: float,
+        take_over: bool | str = True,
+    ) -> Claim:
+        """See `Store.claim`.
+
+        Raises:
+            StoreFullError: The database has no room.
+        """
+        return self._run(self._statements.claim, key, owner, fingerprint, lease, ttl, take_over)
+
+    def complete(self, key: Key, *, owner: str, outcome: bytes, ttl: float) -> bool:
+        """See `Store.complete`."""
+        return self._run(self._statements.complete, key, owner, outcome, ttl)
+
+    def release(self, key: Key, *, owner: str, ttl: float) -> bool:
+        """See `Store.release`."""
+        return self._run(self._statements.release, key, owner, ttl)
+
+    def renew(self, key: Key, *, owner: str, lease: float, ttl: float) -> bool:
+        """See `Store.renew`."""
+        return self._run(self._statements.renew, key, owner, lease, ttl)
+
+    def get(self, key: Key) -> Record | None:
+        """See `Store.get`."""
+        return self._run(self._statements.get, key)
+
+    def delete(self, key: Key, *, owner: str | None = None) -> bool:
+        """See `Store.delete`."""
+        return self._run(self._statements.delete, key, owner)
+
+    def scan(self, namespace: str) -> Iterator[tuple[Key, Record]]:
+        """See `ScannableStore.scan`. Reads a page at a time."""
+        return pages(self._run, self._statements, namespace)
+
+    def purge(self, namespace: str) -> int:
+        """See `PurgeableStore.purge`. Removes a batch at a time, damaged records too."""
+        total = 0
+        while True:
+            removed, live = self._run(self._statements.purge, namespace)
+            total += live
+            if removed < BATCH:
+                return total
+
+    def sweep(self, limit: int = 1000) -> int:
+        """See `SweepableStore.sweep`. Call it now and then: nothing else removes expired rows."""
+        return self._run(self._statements.sweep, limit)
