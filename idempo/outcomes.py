@@ -6,6 +6,7 @@ so that bytes which another codec wrote are never given to this one.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 from idempo import _exceptions
@@ -57,10 +58,22 @@ class Outcomes:
         codec: Turns values into bytes.
         seal: Protects the envelope, if the store can be written by others.
         max_result: The largest encoded value or error, in bytes.
+        largest: The largest outcome that the store takes, envelope and seal included, in bytes; None for any.
         replay_errors: The exception classes that, with their subclasses, may be read back.
     """
 
-    __slots__ = ("_codec", "_decode", "_encode", "_errors", "_known", "_max_result", "_prefix", "_seal", "_skip")
+    __slots__ = (
+        "_codec",
+        "_decode",
+        "_encode",
+        "_errors",
+        "_known",
+        "_largest",
+        "_max_result",
+        "_prefix",
+        "_seal",
+        "_skip",
+    )
 
     def __init__(
         self,
@@ -68,6 +81,7 @@ class Outcomes:
         seal: Seal | None = None,
         *,
         max_result: int,
+        largest: int | None = None,
         replay_errors: tuple[type[BaseException], ...] = (),
     ) -> None:
         self._codec = codec
@@ -77,6 +91,7 @@ class Outcomes:
         self._skip = len(self._prefix)
         self._seal = seal
         self._max_result = max_result
+        self._largest = sys.maxsize if largest is None else largest
         self._errors = replay_errors
         self._known: dict[str, type[BaseException]] = {}
 
@@ -84,7 +99,8 @@ class Outcomes:
         """Return the outcome of an operation that returned.
 
         Raises:
-            CodecError: The codec cannot keep the value, its bytes are more than ``max_result``, or the seal fails.
+            CodecError: The codec cannot keep the value, its bytes are more than ``max_result`` or than the store takes,
+                or the seal fails.
         """
         try:
             encoded = self._encode(value)
@@ -97,9 +113,11 @@ class Outcomes:
             raise
         except Exception as error:
             raise CodecError(f"a {type(value).__qualname__} cannot be encoded ({type(error).__name__})") from error
-        if self._seal is None:
-            return packed
-        return self._sealed(packed, namespace, key_value, fingerprint)
+        if self._seal is not None:
+            packed = self._sealed(packed, namespace, key_value, fingerprint)
+        if len(packed) > self._largest:
+            raise self._too_large_for_store(packed)
+        return packed
 
     def encode_error(self, error: BaseException, namespace: str, key_value: str, fingerprint: bytes | None) -> bytes:
         """Return the outcome of an operation that raised a declared error: its class, arguments and attributes.
@@ -108,7 +126,7 @@ class Outcomes:
 
         Raises:
             CodecError: It is of no declared class, cannot be rebuilt equal, the codec cannot keep what it carries, or
-                its bytes are more than ``max_result``, or the seal fails.
+                its bytes are more than ``max_result`` or than the store takes, or the seal fails.
         """
         cls = type(error)
         name = _exceptions.name_of(cls)
@@ -126,12 +144,15 @@ class Outcomes:
             raise self._too_large("error", encoded)
         self._known[name] = cls
         label = name.encode("utf-8", "surrogatepass")
-        return self._sealed(
+        outcome = self._sealed(
             pack(Kind.ERROR, self._prefix + len(label).to_bytes(2, "big") + label + encoded),
             namespace,
             key_value,
             fingerprint,
         )
+        if len(outcome) > self._largest:
+            raise self._too_large_for_store(outcome)
+        return outcome
 
     def encode_lost(self, reason: str, namespace: str, key_value: str, fingerprint: bytes | None) -> bytes:
         """Return the outcome of an operation that ran and whose end cannot be kept.
@@ -207,6 +228,9 @@ class Outcomes:
 
     def _too_large(self, what: str, encoded: bytes) -> CodecError:
         return CodecError(f"the {what} takes {len(encoded)} bytes, over the limit of {self._max_result} (max_result)")
+
+    def _too_large_for_store(self, outcome: bytes) -> CodecError:
+        return CodecError(f"the outcome takes {len(outcome)} bytes, and the store takes {self._largest} at most")
 
     def _foreign(self, body: bytes) -> str:
         tag = body[1 : 1 + body[0]] if body else b""

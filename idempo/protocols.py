@@ -32,6 +32,8 @@ class Store(Protocol):
     - ``blocking`` (True): whether a method can wait for I/O. A store that says False is called directly by coroutines.
     - ``shared`` (True): whether other processes can reach the same records.
     - ``default_codec`` (`JsonCodec` when absent): the codec for outcomes where the user names none.
+    - ``largest_outcome`` (None, for any): the largest outcome that `complete` takes, in bytes. A larger one becomes a
+      *lost* one, rather than be offered in vain.
 
     Raises (every method):
         StoreError: The store could not be reached, or did not answer. The step may or may not have been made.

@@ -117,7 +117,8 @@ def make_terms(
     learn = getattr(codec, "for_return_type", None)
     if learn is not None and returns is not None:
         codec = cast("Codec", learn(returns))
-    outcomes = Outcomes(codec, seal, max_result=policy.max_result, replay_errors=policy.replay_errors)
+    largest = getattr(store, "largest_outcome", None)
+    outcomes = Outcomes(codec, seal, max_result=policy.max_result, largest=largest, replay_errors=policy.replay_errors)
     return Terms(store, policy, outcomes, Teller(observers), policy.in_doubt == "rerun")
 
 

@@ -406,3 +406,17 @@ def test_an_unsealed_outcome_is_refused_where_a_seal_is_asked_for() -> None:
         SIGNED.read(JSON.encode_value(1, *AT), *AT)
     with pytest.raises(RecordError, match="not written by idempo"):
         JSON.read(SIGNED.encode_value(1, *AT), *AT)
+
+
+@each
+def test_what_is_larger_than_the_store_takes_cannot_be_kept(under_test: Outcomes) -> None:
+    """Behaviour 31: envelope and seal count, for they are what the store is handed."""
+    codec, seal = under_test._codec, under_test._seal
+    size = len(under_test.encode_value("x" * 100, *AT))
+    fitting, tight = (outcomes(codec, seal=seal, largest=largest) for largest in (size, size - 1))
+    assert fitting.read(fitting.encode_value("x" * 100, *AT), *AT) == (Kind.VALUE, "x" * 100)
+    with pytest.raises(CodecError, match=f"takes {size} bytes, and the store takes {size - 1} at most"):
+        tight.encode_value("x" * 100, *AT)
+    with pytest.raises(CodecError, match="the store takes"):
+        tight.encode_error(ValueError("x" * 200), *AT)
+    assert tight.encode_lost("a reason", *AT)

@@ -19,7 +19,7 @@ import idempo
 import idempo.errors
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "api.md"
-WITH_ALL = ("idempo", "idempo.stores.sqlite", "idempo.stores.redis", "idempo.testing")
+WITH_ALL = ("idempo", "idempo.stores.sqlite", "idempo.stores.redis", "idempo.stores.memcached", "idempo.testing")
 
 PROBE = """
 import sys

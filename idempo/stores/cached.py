@@ -20,7 +20,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 # What the far store says of itself, and its abilities that leave completed records as they are. Not `claim_new`, which
 # would pass the copies by; not `joining`: what is not yet committed must not be known here.
-_HANDED_ON: Final = ("blocking", "shared", "default_codec", "watch", "scan", "sweep")
+_HANDED_ON: Final = ("blocking", "shared", "default_codec", "largest_outcome", "watch", "scan", "sweep")
 
 
 class _Cached:
