@@ -42,17 +42,28 @@ guard = Idempotency(SqliteStore(path, synchronous="NORMAL"), **policy)
 class Processes:
     """Starts processes on one file, and ends those that a test leaves."""
 
+    prelude = PRELUDE
+    store: Any
+
     def __init__(self, folder: Path) -> None:
         self.path = folder / "records.db"
         self.effects = folder / "effects"
         self.started: list[subprocess.Popen[str]] = []
+        self.open()
+
+    def open(self) -> None:
         self.store = SqliteStore(self.path, synchronous="NORMAL")
         self.store.create_table()
 
+    @property
+    def address(self) -> str:
+        """What each process is told of the store."""
+        return str(self.path)
+
     def start(self, program: str, *arguments: Any, **policy: Any) -> subprocess.Popen[str]:
-        given = json.dumps([str(self.path), str(self.effects), policy, arguments])
+        given = json.dumps([self.address, str(self.effects), policy, arguments])
         process = subprocess.Popen(
-            [sys.executable, "-c", PRELUDE + program, given],
+            [sys.executable, "-c", self.prelude + program, given],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

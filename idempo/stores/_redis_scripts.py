@@ -208,18 +208,30 @@ return 1
 
 
 class Script:
-    """A script and the name by which a server that has it runs it."""
+    """A script, and how it is run.
 
-    __slots__ = ("sha", "text")
+    Args:
+        text: The script.
+        is_rare: Whether it is sent whole each time. Else it is named by its digest, and sent whole when the server does
+            not know it, which takes a second round trip.
 
-    def __init__(self, text: str) -> None:
+    Attributes:
+        text: The script.
+        first: The command, and what it runs.
+    """
+
+    __slots__ = ("first", "text")
+
+    def __init__(self, text: str, *, is_rare: bool = False) -> None:
         self.text = text.strip().encode()
-        self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+        digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+        self.first = ("EVAL", self.text) if is_rare else ("EVALSHA", digest)
 
 
 CLAIM: Final = Script(_READ + _LOOK + _CLAIM)
 COMPLETE: Final = Script(_READ + _LOOK + _COMPLETE)
-RELEASE: Final = Script(_READ + _LOOK + _RELEASE)
+# After a claim that was never answered the release is all that keeps the key from being stuck: it must need one try only.
+RELEASE: Final = Script(_READ + _LOOK + _RELEASE, is_rare=True)
 RENEW: Final = Script(_READ + _LOOK + _RENEW)
 GET: Final = Script(_READ + _LOOK + _GET)
-DELETE: Final = Script(_READ + _DELETE)
+DELETE: Final = Script(_READ + _DELETE, is_rare=True)

@@ -227,7 +227,7 @@ class RedisStore(_Requests):
         name = self._name(key)
         try:
             try:
-                return self._execute("EVALSHA", script.sha, 1, name, *args, NEVER_DECODE=True)
+                return self._execute(*script.first, 1, name, *args, NEVER_DECODE=True)
             except Exception as error:
                 if not is_unknown_script(error):
                     raise
@@ -370,7 +370,7 @@ class AsyncRedisStore(_Requests):
         name = self._name(key)
         try:
             try:
-                return await self._execute("EVALSHA", script.sha, 1, name, *args, NEVER_DECODE=True)
+                return await self._execute(*script.first, 1, name, *args, NEVER_DECODE=True)
             except Exception as error:
                 if not is_unknown_script(error):
                     raise
