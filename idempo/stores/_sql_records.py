@@ -6,6 +6,7 @@ Knows no database and no client library.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -43,6 +44,8 @@ READ: Final = (
     "expires",
     "checksum",
 )
+CHECKED: Final = (*READ[:-1], "namespace", "key")
+"""What the checksum is over."""
 
 
 @attrs.frozen(slots=False)  # made for every call, and in half the time
@@ -90,6 +93,16 @@ def named(key: Key) -> Name:
     return Name(prefix + hashlib.sha256(value).digest(), namespace, value)
 
 
+# PostgreSQL's record_send(): the number of columns, then of each its type, its length and itself, all big-endian
+# (src/backend/utils/adt/rowtypes.c). A server can take it in one step, and any other can build it.
+_INT2, _INT4, _INT8, _BYTEA = 21, 23, 20, 17
+_NUMBERS: Final = struct.Struct(">i" + "iih" * 2 + "iii" + "iiq")
+_LENGTH: Final = struct.Struct(">ii")
+_INSTANT: Final = struct.Struct(">iiq")
+_NULL_INSTANT: Final = _LENGTH.pack(_INT8, -1)
+_NULL_BYTES: Final = _LENGTH.pack(_BYTEA, -1)
+
+
 def checksum(
     name: Name,
     version: int,
@@ -102,14 +115,24 @@ def checksum(
     lease_ends: int | None,
     expires: int,
 ) -> bytes:
-    """Return the checksum of a row; the statements of each server make the same one."""
-    numbers = (
-        f"{version},{state},{attempt},{token},{'' if lease_ends is None else lease_ends},{expires},"
-        f"{len(name.namespace)},{len(name.key)},{len(owner)},"
-        f"{'' if fingerprint is None else len(fingerprint)},{'' if outcome is None else len(outcome)};"
-    )
-    whole = b"".join((numbers.encode(), name.namespace, name.key, owner, fingerprint or b"", outcome or b""))
-    return hashlib.sha256(whole).digest()[:8]
+    """Return the checksum of a row: SHA-256 over the columns `CHECKED`, as PostgreSQL sends them."""
+    return hashlib.sha256(
+        b"".join(
+            (
+                _NUMBERS.pack(11, _INT2, 2, version, _INT2, 2, state, _INT4, 4, attempt, _INT8, 8, token),
+                _LENGTH.pack(_BYTEA, len(owner)),
+                owner,
+                _NULL_BYTES if fingerprint is None else _LENGTH.pack(_BYTEA, len(fingerprint)) + fingerprint,
+                _NULL_BYTES if outcome is None else _LENGTH.pack(_BYTEA, len(outcome)) + outcome,
+                _NULL_INSTANT if lease_ends is None else _INSTANT.pack(_INT8, 8, lease_ends),
+                _INSTANT.pack(_INT8, 8, expires),
+                _LENGTH.pack(_BYTEA, len(name.namespace)),
+                name.namespace,
+                _LENGTH.pack(_BYTEA, len(name.key)),
+                name.key,
+            )
+        )
+    ).digest()
 
 
 def checked(key: Key, name: Name, row: Row) -> None:
@@ -125,7 +148,7 @@ def checked(key: Key, name: Name, row: Row) -> None:
         )
     try:
         intact = row[9] == checksum(name, *row[:9]) and row[1] in _STATES
-    except (TypeError, ValueError):  # nothing where something belongs, and the like
+    except (TypeError, struct.error):  # nothing where something belongs, and the like
         intact = False
     if not intact:
         raise RecordError(f"the record of {key.value!r} is damaged", key=key)
@@ -138,9 +161,12 @@ def decoded(key: Key, name: Name, row: Row, now: int) -> Record | None:
         RecordError: It is of another version, or damaged.
     """
     checked(key, name, row)
+    return None if row[8] <= now else record_of(row, now)
+
+
+def record_of(row: Row, now: int) -> Record:
+    """Return the record of a row that is known to be intact."""
     _, state, attempt, token, owner, fingerprint, outcome, lease_ends, expires, _ = row
-    if expires <= now:
-        return None
     return Record(
         _STATES[state],
         fingerprint,
