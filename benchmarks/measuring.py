@@ -31,6 +31,13 @@ class Size:
         kept: Records whose memory is measured.
         starts: How often an interpreter is started to measure an import.
         rows: Rows written per turn, on SQLite.
+        server_rounds: How many turns calls take that go to a server.
+        server_calls: Calls per turn, of those.
+        counted: Calls whose round trips are counted, and whose writes to the log.
+        duplicates: Tasks in each of the processes that share one key.
+        duplicate_threads: Threads in each of them, where it is threads.
+        process_rounds: How many turns several processes take at once.
+        seconds: How long one of those turns takes, where it is throughput.
     """
 
     rounds: int
@@ -44,6 +51,13 @@ class Size:
     kept: int
     starts: int
     rows: int
+    server_rounds: int
+    server_calls: int
+    counted: int
+    duplicates: int
+    duplicate_threads: int
+    process_rounds: int
+    seconds: float
 
 
 FULL = Size(
@@ -58,6 +72,13 @@ FULL = Size(
     kept=200_000,
     starts=41,
     rows=20,
+    server_rounds=61,
+    server_calls=40,
+    counted=100,
+    duplicates=1_000,
+    duplicate_threads=50,
+    process_rounds=5,
+    seconds=0.6,
 )
 QUICK = Size(
     rounds=2,
@@ -71,6 +92,13 @@ QUICK = Size(
     kept=500,
     starts=1,
     rows=5,
+    server_rounds=2,
+    server_calls=5,
+    counted=5,
+    duplicates=10,
+    duplicate_threads=3,
+    process_rounds=1,
+    seconds=0.02,
 )
 
 
@@ -85,9 +113,9 @@ class Figure:
         base_name: What that is.
         ratio: The median of the rounds' ratios; where the bar is absolute, ``ours``.
         middle_half: Between which ratios half of the rounds lie, where there were any.
-        bar: What the ratio may be.
+        bar: What the ratio may be; None where a figure is only reported.
         bound: Whether it may be at most, or must be at least, that.
-        unit: "s", "B" or "calls/s".
+        unit: "s", "B", "calls/s", or "" for what is counted.
         beside: The medians of what was measured beside them, by name, in ``unit``.
         note: What else is worth knowing.
     """
@@ -97,8 +125,8 @@ class Figure:
     base: float | None
     base_name: str
     ratio: float
-    bar: float
-    unit: Literal["s", "B", "calls/s"] = "s"
+    bar: float | None
+    unit: Literal["s", "B", "calls/s", ""] = "s"
     bound: Literal["at most", "at least"] = "at most"
     beside: Mapping[str, float] = attrs.field(factory=dict)
     note: str = ""
@@ -106,7 +134,9 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Whether the bar was met."""
+        """Whether the bar was met, or there is none."""
+        if self.bar is None:
+            return True
         return self.ratio <= self.bar if self.bound == "at most" else self.ratio >= self.bar
 
 
@@ -135,7 +165,7 @@ class Turns:
     def _ratios(self, name: str, base: str) -> list[float]:
         return [one / other for one, other in zip(self.taken[name], self.taken[base], strict=True)]
 
-    def figure(self, name: str, ours: str, base: str, bar: float, *, beside: Iterable[str] = ()) -> Figure:
+    def figure(self, name: str, ours: str, base: str, bar: float | None, *, beside: Iterable[str] = ()) -> Figure:
         """Return the figure of one against another, where the ratio may be at most the bar."""
         others = {other: self.middle(other) for other in beside}
         ratio, half = self.ratio(ours, base), self.middle_half(ours, base)

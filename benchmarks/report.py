@@ -19,14 +19,31 @@ from benchmarks.measuring import Figure
 _OURS = "#2a6f97"
 _OTHERS = "#b8bec4"
 _MISSED = "#c1121f"
-_BEGIN = "<!-- figures: written by `python -m benchmarks --docs` -->"
-_END = "<!-- end of the figures -->"
+_BEGIN = "<!-- {}: written by `python -m benchmarks --docs` -->"
+_END = "<!-- end of the {} -->"
+
+
+@attrs.frozen
+class Section:
+    """What belongs into one table of the docs.
+
+    Attributes:
+        name: What stands in its marks on the page.
+        figures: What was found.
+        about: What it was measured on, by name.
+    """
+
+    name: str
+    figures: Sequence[Figure]
+    about: Mapping[str, Any]
 
 
 def amount(value: float, unit: str) -> str:
     """Return a figure as people read it."""
-    if unit == "B":
-        return f"{value:.0f} B"
+    if unit == "":
+        return f"{value:,.4g}"
+    if unit in ("B", "calls/s"):
+        return f"{value:,.0f} {unit}"
     for scale, name in ((1e-6, "µs"), (1e-3, "ms")):
         if value < scale * 1000:
             return f"{value / scale:.3g} {name}"
@@ -43,8 +60,8 @@ def row(figure: Figure) -> tuple[str, ...]:
         figure.base_name if figure.base is None else f"{figure.base_name}: {amount(figure.base, figure.unit)}",
         "" if absolute else f"{figure.ratio:.2f} ×",
         "{:.2f}–{:.2f}".format(*figure.middle_half) if figure.middle_half else "",
-        f"{sign} {amount(figure.bar, figure.unit) if absolute else f'{figure.bar:g} ×'}",
-        "yes" if figure.met else "MISSED",
+        "" if figure.bar is None else f"{sign} {amount(figure.bar, figure.unit) if absolute else f'{figure.bar:g} ×'}",
+        "" if figure.bar is None else "yes" if figure.met else "MISSED",
     )
 
 
@@ -68,7 +85,8 @@ def markdown(figures: Sequence[Figure]) -> str:
 
 def verdict(figures: Sequence[Figure]) -> str:
     """Return how many figures met their bars."""
-    return f"{sum(figure.met for figure in figures)} of {len(figures)} bars met"
+    barred = [figure for figure in figures if figure.bar is not None]
+    return f"{sum(figure.met for figure in barred)} of {len(barred)} bars met"
 
 
 def beside(figures: Iterable[Figure]) -> str:
@@ -99,8 +117,10 @@ def write_json(path: Path, figures: Sequence[Figure], about: Mapping[str, Any]) 
     path.write_text(json.dumps({**about, "figures": found}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_docs(folder: Path, figures: Sequence[Figure], about: Mapping[str, Any]) -> None:
-    """Draw the picture of the docs, and write what was found into their page, between its two marks.
+def write_docs(folder: Path, sections: Sequence[Section]) -> None:
+    """Draw the picture of the docs, and write what was found into their page, between the marks of each section.
+
+    What has no figures stays as it is. The picture shows the figures of the first section.
 
     Raises:
         ValueError: The page has no such marks.
@@ -108,16 +128,24 @@ def write_docs(folder: Path, figures: Sequence[Figure], about: Mapping[str, Any]
     """
     page, picture = folder / "benchmarks.md", folder / "_static" / "benchmarks.svg"
     text = page.read_text(encoding="utf-8")
-    if not text.count(_BEGIN) == text.count(_END) == 1:
-        raise ValueError(f"{page} must hold the lines {_BEGIN} and {_END} once, around what is to be written")
-    before, rest = text.split(_BEGIN)
-    machine = ", ".join(f"{name} {value}" for name, value in {**about["machine"], **about["peers"]}.items())
-    found = [f"{verdict(figures)}. Measured on: {machine}.", markdown(figures)]
-    found += [f"- {line}" for line in beside(figures).splitlines()]
-    between = "\n".join([found[0], "", found[1], "", *found[2:]])
-    page.write_text(f"{before}{_BEGIN}\n\n{between}\n\n{_END}{rest.split(_END)[1]}", encoding="utf-8")
-    picture.parent.mkdir(exist_ok=True)
-    draw(picture, figures)
+    for section in sections:
+        begin, end = _BEGIN.format(section.name), _END.format(section.name)
+        if not text.count(begin) == text.count(end) == 1:
+            raise ValueError(f"{page} must hold the lines {begin} and {end} once, around what is to be written")
+        if section.figures:
+            before, rest = text.split(begin)
+            text = f"{before}{begin}\n\n{_found(section)}\n\n{end}{rest.split(end)[1]}"
+    page.write_text(text, encoding="utf-8")
+    if sections[0].figures:
+        picture.parent.mkdir(exist_ok=True)
+        draw(picture, sections[0].figures)
+
+
+def _found(section: Section) -> str:
+    machine = ", ".join(f"{name} {value}" for name, value in section.about.items())
+    lines = [f"{verdict(section.figures)}. Measured on: {machine}.", "", markdown(section.figures), ""]
+    lines += [f"- {line}" for line in beside(section.figures).splitlines()]
+    return "\n".join(lines).rstrip()
 
 
 def read_json(path: Path) -> list[Figure]:
@@ -173,11 +201,13 @@ def _draw_calls(axes: Any, figures: Sequence[Figure]) -> None:
 
 
 def _draw_bars(axes: Any, figures: Sequence[Figure]) -> None:
-    for position, figure in enumerate(figures):
+    barred = [figure for figure in figures if figure.bar is not None and figure.ratio]
+    for position, figure in enumerate(barred):
+        assert figure.bar is not None
         share = figure.ratio / figure.bar if figure.bound == "at most" else figure.bar / figure.ratio
         axes.barh(position, share, color=_OURS if figure.met else _MISSED)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(figures)), [figure.name for figure in figures], fontsize=7)
+    axes.set_yticks(range(len(barred)), [figure.name for figure in barred], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("share of the bar (left of the line meets it)")
     axes.set_title("Each figure beside its bar")

@@ -61,14 +61,16 @@ class AwaitedTurns:
     def replaying(self, make: Callable[[], AsyncCall], calls: int) -> Turn:
         """See `replaying`."""
         call, arguments = make(), new_orders(calls)
-        self._time(call, arguments)
-        return lambda: self._time(call, arguments)
+        self.time(call, arguments)
+        return lambda: self.time(call, arguments)
 
     def running(self, make: Callable[[], AsyncCall], calls: int) -> Turn:
         """See `running`."""
-        return lambda: self._time(make(), new_orders(calls))
+        return lambda: self.time(make(), new_orders(calls))
 
-    def _time(self, call: AsyncCall, arguments: Arguments) -> float:
+    def time(self, call: AsyncCall, arguments: Arguments) -> float:
+        """See `time_calls`."""
+
         async def one_after_another() -> float:
             start = perf_counter()
             for each in arguments:

@@ -1,0 +1,159 @@
+"""Calls on PostgreSQL, beside the store's own statements run by bare psycopg, and beside idemkit on the same server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+from time import perf_counter
+from typing import Any, Final
+from uuid import uuid4
+
+from benchmarks.bare import OURS, PEER, Bare, Colour, Request, figures_beside_bare, timed
+from benchmarks.contenders import Call, Peers
+from benchmarks.idemkit import entering, idemkit_async, idemkit_sync, reaches
+from benchmarks.measuring import Figure, Size
+from benchmarks.servers import Servers
+from benchmarks.single_calls import Arguments, AwaitedTurns, new_orders, replaying, running, time_calls
+from benchmarks.stored import async_sql_store, guard, guard_async, sql_store
+
+BAR: Final = 1.5
+_BARE: Final = "statement by bare psycopg"
+_WINDOWS: Final = 5
+_WARM: Final = 8  # psycopg prepares a statement at its sixth run
+
+
+def postgresql_figures(size: Size, peers: Peers, servers: Servers) -> Iterator[Figure]:
+    """Measure replays and fresh calls, of plain functions and of coroutine functions, and what they write."""
+    url = servers.url("postgresql")
+    if url is None:
+        return
+    peer = PEER in peers.present and reaches("postgresql", servers)
+    yield from _sync_figures(url, size, peer=peer)
+    yield from _async_figures(url, size, peer=peer)
+
+
+def _label() -> str:
+    return f"benchmarks_{uuid4().hex[:12]}"
+
+
+def _listened(engine: Any) -> list[Request]:
+    """Return the list that each statement of the engine, with its parameters, is put into from now on."""
+    from sqlalchemy import event
+
+    sent: list[Request] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        sent.append((statement, parameters))
+
+    return sent
+
+
+def _plain(url: str) -> str:
+    return url.replace("+psycopg", "")
+
+
+def _sync_figures(url: str, size: Size, *, peer: bool) -> Iterator[Figure]:
+    import psycopg
+    from sqlalchemy import create_engine
+
+    engine, table = create_engine(url), _label()
+    sent = _listened(engine)
+    with ExitStack() as stack:
+        noted = guard(stack.enter_context(sql_store(url, table, engine)))
+        connection = stack.enter_context(psycopg.connect(_plain(url), autocommit=True))
+
+        def note(orders: Arguments) -> list[Request]:
+            sent.clear()
+            time_calls(noted, orders)
+            return sent.copy()
+
+        def run(request: Request) -> None:
+            cursor = connection.execute(*request)
+            if cursor.description is not None:
+                cursor.fetchall()
+
+        time_calls(noted, new_orders(_WARM))
+        ours = guard(stack.enter_context(sql_store(url, _label())))
+        contenders = {OURS: ours}
+        if peer:
+            contenders[PEER] = stack.enter_context(idemkit_sync("postgresql", url, _label()))
+        bare = Bare(
+            _BARE,
+            note,
+            lambda _: connection.execute(f"TRUNCATE {table}"),
+            lambda requests: timed(run, requests),
+        )
+        yield from figures_beside_bare("PostgreSQL", bare, contenders, Colour("sync", replaying, running), size, BAR)
+        yield _written(ours, connection, size)
+
+
+def _written(call: Call, connection: Any, size: Size) -> Figure:
+    """Return the bytes that a replay writes to the server's log.
+
+    All that the server writes meanwhile counts, for whomever: of several windows the least is ours.
+    """
+
+    def position() -> int:
+        row = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
+        return int(row[0])
+
+    def written(orders: Arguments) -> float:
+        start = position()
+        time_calls(call, orders)
+        return (position() - start) / len(orders)
+
+    fresh, replay = [], []
+    for _ in range(_WINDOWS):
+        orders = new_orders(size.counted)
+        fresh.append(written(orders))
+        time_calls(call, orders)  # the first reader of a row marks it as committed, which may be logged
+        replay.append(written(orders))
+    return Figure(
+        "PostgreSQL, written to the log by a replay",
+        min(replay),
+        None,
+        "pg_current_wal_insert_lsn",
+        min(replay),
+        0,
+        unit="B",
+        note=f"a fresh call writes {min(fresh):,.0f} B; the least of {_WINDOWS} × {size.counted} calls",
+    )
+
+
+def _async_figures(url: str, size: Size, *, peer: bool) -> Iterator[Figure]:
+    import psycopg
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine, table = create_async_engine(url), _label()
+    sent = _listened(engine.sync_engine)
+    with asyncio.Runner() as runner, ExitStack() as stack:
+        enter = entering(runner, stack)
+        noted = guard_async(enter(async_sql_store(url, table, engine)))
+        connection = enter(runner.run(psycopg.AsyncConnection.connect(_plain(url), autocommit=True)))
+        awaited = AwaitedTurns(runner)
+
+        def note(orders: Arguments) -> list[Request]:
+            sent.clear()
+            awaited.time(noted, orders)
+            return sent.copy()
+
+        async def truncate() -> None:
+            await connection.execute(f"TRUNCATE {table}")
+
+        async def send(requests: list[Request]) -> float:
+            start = perf_counter()
+            for request in requests:
+                cursor = await connection.execute(*request)
+                if cursor.description is not None:
+                    await cursor.fetchall()
+            return perf_counter() - start
+
+        awaited.time(noted, new_orders(_WARM))
+        bare = Bare(_BARE, note, lambda _: runner.run(truncate()), lambda requests: runner.run(send(requests)))
+        contenders = {OURS: guard_async(enter(async_sql_store(url, _label())))}
+        if peer:
+            contenders[PEER] = enter(idemkit_async("postgresql", url, _label()))
+        colour = Colour("async", awaited.replaying, awaited.running)
+        yield from figures_beside_bare("PostgreSQL", bare, contenders, colour, size, BAR)
