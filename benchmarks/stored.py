@@ -168,13 +168,4 @@ MEMCACHED: Final = Stored("MemcachedStore", "memcached", memcached_store, one_tr
 NATS: Final = Stored("NatsStore", "nats", make_async=nats_store, one_trip=False)
 SQLITE: Final = Stored("SqliteStore", "", sqlite_store)
 
-NETWORKED: Final = (
-    REDIS,
-    ASYNC_REDIS,
-    POSTGRESQL,
-    ASYNC_POSTGRESQL,
-    MARIADB,
-    ASYNC_MARIADB,
-    MEMCACHED,
-    NATS,
-)
+NETWORKED: Final = (REDIS, ASYNC_REDIS)

@@ -179,23 +179,34 @@ def test_everything_in_one_command(tmp_path: Path, capsys: pytest.CaptureFixture
     assert command.main(["--quick", "--json", str(found), "--plot", str(picture)]) == 0
     names, shown = {figure.name for figure in report.read_json(found)}, capsys.readouterr().out
     assert {"sync replay", "async fresh", "import idempo", "SqliteStore replay"} <= names
+    assert "replays of 2 processes, SqliteStore" in shown or "calls of 2 processes, SqliteStore" in shown
     assert all(name in shown for name in names)
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_the_docs_are_written_between_their_marks(tmp_path: Path) -> None:
-    """What people wrote on the page stays; what an earlier run found goes."""
+    """What people wrote on the page stays, and so does what was not measured; what an earlier run found goes."""
     page = tmp_path / "benchmarks.md"
     shutil.copy(Path(__file__).parents[1] / "docs" / "benchmarks.md", page)
     before, after = page.read_text(encoding="utf-8").split("<!-- figures")[0], "\n\n![One guarded call beside"
-    about = {"machine": {"python": "a Python"}, "peers": {"a-peer": "1.0"}}
+    about = {"python": "a Python", "a-peer": "1.0"}
     for name in ("an earlier figure", "a figure"):
-        report.write_docs(tmp_path, [Figure(name, 1.0, 2.0, "the floor", 0.5, 1.2, middle_half=(0.4, 0.6))], about)
+        found = [Figure(name, 1.0, 2.0, "the floor", 0.5, 1.2, middle_half=(0.4, 0.6))]
+        report.write_docs(
+            tmp_path, [report.Section("figures", found, about), report.Section("figures of the stores", [], {})]
+        )
+    of_stores = [Figure("a count", 2.0, None, "counted", 2.0, None, unit="", note="not judged")]
+    report.write_docs(
+        tmp_path, [report.Section("figures", [], {}), report.Section("figures of the stores", of_stores, about)]
+    )
     text = page.read_text(encoding="utf-8")
     assert text.startswith(before)
     assert after in text
     assert "| a figure | 1 s | the floor: 2 s | 0.50 × | 0.40–0.60 | ≤ 1.2 × | yes |" in text
     assert "1 of 1 bars met. Measured on: python a Python, a-peer 1.0." in text
+    assert "| a count | 2 | counted |  |  |  |  |" in text
+    assert "- a count: not judged\n" in text
+    assert "0 of 0 bars met." in text
     assert "an earlier figure" not in text
     assert (tmp_path / "_static" / "benchmarks.svg").exists()
 
@@ -203,7 +214,7 @@ def test_the_docs_are_written_between_their_marks(tmp_path: Path) -> None:
 def test_a_page_without_marks_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "benchmarks.md").write_text("# A page\n", encoding="utf-8")
     with pytest.raises(ValueError, match="must hold the lines"):
-        report.write_docs(tmp_path, [], {"machine": {}, "peers": {}})
+        report.write_docs(tmp_path, [report.Section("figures", [], {})])
 
 
 def test_a_missed_bar_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
