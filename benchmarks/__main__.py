@@ -17,6 +17,7 @@ from benchmarks.growth import growth_figures
 from benchmarks.imports import import_figures
 from benchmarks.measuring import FULL, QUICK, Figure, Size
 from benchmarks.memory import memory_figures
+from benchmarks.postgresql import postgresql_figures
 from benchmarks.processes import process_figures
 from benchmarks.redis import redis_figures
 from benchmarks.round_trips import round_trip_figures
@@ -40,6 +41,7 @@ HERE: Final[dict[str, Part]] = {
 STORES: Final[dict[str, Part]] = {
     "round-trips": lambda size, _, servers: round_trip_figures(size, servers),
     "redis": redis_figures,
+    "postgresql": postgresql_figures,
     "processes": lambda size, _, servers: process_figures(size, servers),
     "throughput": lambda size, _, servers: throughput_figures(size, servers),
 }

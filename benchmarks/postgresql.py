@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from typing import Any, Final
+from unittest import mock
 from uuid import uuid4
 
 from benchmarks.bare import OURS, PEER, Bare, Colour, Request, figures_beside_bare, timed
@@ -30,24 +31,23 @@ def postgresql_figures(size: Size, peers: Peers, servers: Servers) -> Iterator[F
         return
     peer = PEER in peers.present and reaches("postgresql", servers)
     yield from _sync_figures(url, size, peer=peer)
-    yield from _async_figures(url, size, peer=peer)
 
 
 def _label() -> str:
     return f"benchmarks_{uuid4().hex[:12]}"
 
 
-def _listened(engine: Any) -> list[Request]:
-    """Return the list that each statement of the engine, with its parameters, is put into from now on."""
-    from sqlalchemy import event
+@contextmanager
+def _noting(cursor: type[Any], sent: list[Request]) -> Iterator[None]:
+    """Put into the list what any cursor of this class is told to execute, while the block runs."""
+    execute = cursor.execute
 
-    sent: list[Request] = []
+    def noting(self: Any, statement: Any, params: Any = None, **options: Any) -> Any:
+        sent.append((statement, params))
+        return execute(self, statement, params, **options)
 
-    @event.listens_for(engine, "before_cursor_execute")
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        sent.append((statement, parameters))
-
-    return sent
+    with mock.patch.object(cursor, "execute", noting):
+        yield
 
 
 def _plain(url: str) -> str:
@@ -56,23 +56,22 @@ def _plain(url: str) -> str:
 
 def _sync_figures(url: str, size: Size, *, peer: bool) -> Iterator[Figure]:
     import psycopg
-    from sqlalchemy import create_engine
 
-    engine, table = create_engine(url), _label()
-    sent = _listened(engine)
+    table = _label()
     with ExitStack() as stack:
-        noted = guard(stack.enter_context(sql_store(url, table, engine)))
+        noted = guard(stack.enter_context(sql_store(url, table)))
         connection = stack.enter_context(psycopg.connect(_plain(url), autocommit=True))
+        cursor = connection.cursor(binary=True)
 
         def note(orders: Arguments) -> list[Request]:
-            sent.clear()
-            time_calls(noted, orders)
-            return sent.copy()
+            sent: list[Request] = []
+            with _noting(psycopg.Cursor, sent):
+                time_calls(noted, orders)
+            return sent
 
         def run(request: Request) -> None:
-            cursor = connection.execute(*request)
-            if cursor.description is not None:
-                cursor.fetchall()
+            cursor.execute(*request)
+            cursor.fetchall()
 
         time_calls(noted, new_orders(_WARM))
         ours = guard(stack.enter_context(sql_store(url, _label())))
@@ -124,20 +123,20 @@ def _written(call: Call, connection: Any, size: Size) -> Figure:
 
 def _async_figures(url: str, size: Size, *, peer: bool) -> Iterator[Figure]:
     import psycopg
-    from sqlalchemy.ext.asyncio import create_async_engine
 
-    engine, table = create_async_engine(url), _label()
-    sent = _listened(engine.sync_engine)
+    table = _label()
     with asyncio.Runner() as runner, ExitStack() as stack:
         enter = entering(runner, stack)
-        noted = guard_async(enter(async_sql_store(url, table, engine)))
+        noted = guard_async(enter(async_sql_store(url, table)))
         connection = enter(runner.run(psycopg.AsyncConnection.connect(_plain(url), autocommit=True)))
+        cursor = connection.cursor(binary=True)
         awaited = AwaitedTurns(runner)
 
         def note(orders: Arguments) -> list[Request]:
-            sent.clear()
-            awaited.time(noted, orders)
-            return sent.copy()
+            sent: list[Request] = []
+            with _noting(psycopg.AsyncCursor, sent):
+                awaited.time(noted, orders)
+            return sent
 
         async def truncate() -> None:
             await connection.execute(f"TRUNCATE {table}")
@@ -145,9 +144,8 @@ def _async_figures(url: str, size: Size, *, peer: bool) -> Iterator[Figure]:
         async def send(requests: list[Request]) -> float:
             start = perf_counter()
             for request in requests:
-                cursor = await connection.execute(*request)
-                if cursor.description is not None:
-                    await cursor.fetchall()
+                await cursor.execute(*request)
+                await cursor.fetchall()
             return perf_counter() - start
 
         awaited.time(noted, new_orders(_WARM))

@@ -89,35 +89,31 @@ def cached_redis_store(url: str, label: str) -> Iterator[Any]:
 
 
 @contextmanager
-def sql_store(url: str, label: str, engine: Any = None) -> Iterator[Any]:
-    """Make a `SqlAlchemyStore`, and its table; with an engine as it comes unless another is given."""
+def sql_store(url: str, label: str) -> Iterator[Any]:
+    """Make a `SqlAlchemyStore`, and its table."""
     from sqlalchemy import create_engine
 
     from idempo.stores.sqlalchemy import SqlAlchemyStore
 
-    engine = engine or create_engine(url)
-    store = SqlAlchemyStore(engine, table=label.replace("-", "_"))
-    store.create_table()
-    try:
+    engine = create_engine(url)
+    with SqlAlchemyStore(engine, table=label.replace("-", "_")) as store:
+        store.create_table()
         yield store
-    finally:
-        engine.dispose()
+    engine.dispose()
 
 
 @asynccontextmanager
-async def async_sql_store(url: str, label: str, engine: Any = None) -> AsyncIterator[Any]:
+async def async_sql_store(url: str, label: str) -> AsyncIterator[Any]:
     """See `sql_store`."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
     from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore
 
-    engine = engine or create_async_engine(url.replace("+pymysql", "+asyncmy"))
-    store = AsyncSqlAlchemyStore(engine, table=label.replace("-", "_"))
-    await store.create_table()
-    try:
+    engine = create_async_engine(url.replace("+pymysql", "+asyncmy"))
+    async with AsyncSqlAlchemyStore(engine, table=label.replace("-", "_")) as store:
+        await store.create_table()
         yield store
-    finally:
-        await engine.dispose()
+    await engine.dispose()
 
 
 @contextmanager
@@ -128,7 +124,7 @@ def memcached_store(url: str, label: str) -> Iterator[Any]:
     from idempo.stores.memcached import MemcachedStore
 
     address = urlsplit(url)
-    client = PooledClient((address.hostname, address.port))
+    client = PooledClient((address.hostname, address.port), connect_timeout=10, timeout=10)
     try:
         yield MemcachedStore(client, prefix=f"{label}:")
     finally:
@@ -168,4 +164,4 @@ MEMCACHED: Final = Stored("MemcachedStore", "memcached", memcached_store, one_tr
 NATS: Final = Stored("NatsStore", "nats", make_async=nats_store, one_trip=False)
 SQLITE: Final = Stored("SqliteStore", "", sqlite_store)
 
-NETWORKED: Final = (REDIS, ASYNC_REDIS)
+NETWORKED: Final = (REDIS, ASYNC_REDIS, POSTGRESQL, MEMCACHED)

@@ -64,6 +64,8 @@ def _measured(children: list[Child], name: str, what: str, seconds: float) -> fl
 def _figure(stored: Stored, found: dict[str, Any]) -> Figure:
     how = f"{TASKS} tasks each" if stored.is_async else "plain calls"
     note = f"of the time in idempo itself: fresh {found['fresh share']:.0%}, replay {found['replay share']:.0%}; {how}"
+    if stored is SQLITE:
+        note += "; SQLite itself, which has no frame of its own, is in that share"
     fresh, replay = found["fresh"], found["replay"]
     shown = replay if stored is CACHED else fresh
     kind = "replays" if stored is CACHED else "fresh calls"

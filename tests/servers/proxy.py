@@ -98,9 +98,12 @@ class Proxy:
         await self._cut()
         current = asyncio.current_task()
         tasks = [task for task in asyncio.all_tasks() if task is not current]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            # They end by themselves once cut; one that is cancelled instead is told of on standard error.
+            _, left = await asyncio.wait(tasks, timeout=1)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _cut(self) -> None:
         for pair in list(self._open):
