@@ -35,7 +35,7 @@ class Hub:
         self.blocking = blocking
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self.renewer = Renewer(self.flights.lose, self.flights.dismiss) if blocking else _shared_renewer()
+        self.renewer = self._new_renewer()
 
     @property
     def pool(self) -> ThreadPoolExecutor:
@@ -95,7 +95,12 @@ class Hub:
         self.loops = {}
         self._lock = threading.Lock()
         self._pool = None
-        self.renewer = Renewer(self.flights.lose, self.flights.dismiss) if self.blocking else _shared_renewer()
+        self.renewer = self._new_renewer()
+
+    def _new_renewer(self) -> Renewer:
+        if self.blocking:
+            return Renewer(self.flights.lose, self.flights.dismiss, blocking=True)
+        return _shared_renewer()
 
 
 class _Hubs:

@@ -1,6 +1,7 @@
 """Renewal: leases stand while functions run, and outcomes that a store would not take are offered again.
 
-One thread per store serves every call of it; stores that never block share one. A store that hangs delays no other's.
+One thread per store looks what is due, and asks the store itself where that never blocks (such stores share one), or
+else lets a crew of a few threads ask it, so that a request that hangs holds up no other. All of them end when idle.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Final, cast
 
 from idempo.decisions import failure
@@ -21,6 +23,7 @@ _FIRST_RETRY: Final = 0.5  # seconds until an outcome is offered again; doubled 
 _LAST_RETRY: Final = 30.0
 _SLACK: Final = 0.1  # of the interval: calls due this soon are renewed in the same round
 MAX_OFFERS: Final = 1000
+_AT_ONCE: Final = 8  # renewals of one blocking store under way
 
 
 class Schedule:
@@ -119,22 +122,107 @@ class Schedule:
         raise NotImplementedError  # pragma: no cover (abstract)
 
 
-class Renewer(Schedule):
-    """Renews the leases of a sync store's flights from a thread that starts when needed and ends when idle."""
+class Crew:
+    """Threads that renew leases of one store, several at once; started when they are needed, ended when idle.
 
-    def __init__(self, lost: Callable[[Flight], None], settled: Callable[[Flight], None]) -> None:
+    Args:
+        renew: Asks the store, for one flight. Raises nothing.
+        renewed: Is told when a flight is under way no more.
+    """
+
+    def __init__(self, renew: Callable[[Flight], None], renewed: Callable[[Flight], None]) -> None:
+        self._renew = renew
+        self._renewed = renewed
+        self._handed = threading.Condition()
+        self._waiting: deque[Flight] = deque()
+        self._under_way: set[str] = set()
+        self._threads = 0
+        self._free = 0
+
+    def __contains__(self, flight: Flight) -> bool:
+        """Whether a renewal of this flight is under way, or waits for a thread."""
+        return flight.owner in self._under_way
+
+    def take(self, flights: Iterable[Flight]) -> list[Flight]:
+        """Renew these flights, and return at once: those which nobody can renew, as no thread can be started."""
+        with self._handed:
+            for flight in flights:
+                self._waiting.append(flight)
+                self._under_way.add(flight.owner)
+            while self._free < len(self._waiting) and self._threads < _AT_ONCE:
+                try:
+                    threading.Thread(target=self._serve, name="idempo-renewing", daemon=True).start()
+                except RuntimeError:  # no more threads, or the interpreter ends
+                    break
+                self._threads += 1
+                self._free += 1
+            self._handed.notify(len(self._waiting))
+            if self._threads:
+                return []
+            left = list(self._waiting)
+            self._waiting.clear()
+            self._under_way.clear()
+            return left
+
+    def _serve(self) -> None:
+        while True:
+            with self._handed:
+                found = self._handed.wait_for(lambda: self._waiting, _IDLE)
+                self._free -= 1
+                if not found:
+                    self._threads -= 1
+                    return
+                flight = self._waiting.popleft()
+            self._renew(flight)
+            with self._handed:
+                self._under_way.discard(flight.owner)
+                self._free += 1
+            self._renewed(flight)
+
+
+class Renewer(Schedule):
+    """Renews the leases of a sync store's flights from a thread that starts when needed and ends when idle.
+
+    Args:
+        lost: Is told of a flight whose lease is gone.
+        settled: Is told of a flight whose outcome is offered no more.
+        blocking: Whether a renewal can take its time, so that several must be under way at once.
+    """
+
+    def __init__(
+        self, lost: Callable[[Flight], None], settled: Callable[[Flight], None], *, blocking: bool = False
+    ) -> None:
         super().__init__(lost, settled)
         self._alarm = math.inf
-        self._changed = threading.Condition()
+        self._crew = Crew(self._renew, self._look_again) if blocking else None
+        lock = threading.RLock()
+        self._changed, self._landed = threading.Condition(lock), threading.Condition(lock)
         self._asked_for = math.inf
         """When the earliest of the flights that have asked for a look is due."""
         self._thread: threading.Thread | None = None
-        self._busy_with: Flight | None = None
+        self._busy_with: set[str] = set()
 
     def land(self, flight: Flight) -> None:
         """Wait until no renewal of this removed flight is under way, at most for its lease."""
         with self._changed:
-            self._changed.wait_for(lambda: self._busy_with is not flight, flight.terms.policy.lease)
+            self._landed.wait_for(lambda: flight.owner not in self._busy_with, flight.terms.policy.lease)
+
+    def due(self, now: float) -> list[Flight]:
+        """See `Schedule.due`: not those that the crew is busy with."""
+        due, crew = super().due(now), self._crew
+        return due if crew is None else [flight for flight in due if flight not in crew]
+
+    def next_at(self) -> float:
+        """See `Schedule.next_at`: those that the crew is busy with are looked at again when it is done."""
+        crew = self._crew
+        if crew is None:
+            return super().next_at()
+        free = (flight.renew_at for flight in list(self._flights.values()) if flight not in crew)
+        return min(free, default=math.inf)
+
+    def _look_again(self, flight: Flight) -> None:
+        if flight in self and flight.renew_at < self._alarm:
+            self._wake(flight.renew_at)
 
     def _wake(self, due: float) -> None:
         with self._changed:
@@ -157,11 +245,9 @@ class Renewer(Schedule):
             # Set to never before the scan: every flight that is added behind it then sounds the alarm.
             self._alarm = math.inf
             now = time.monotonic()
-            for flight in self.due(now):
-                try:
-                    self._renew(flight)
-                except BaseException as error:  # noqa: BLE001 (an observer that exits must not end others' renewal)
-                    flight.terms.teller.trouble("the renewer", error)
+            due = self.due(now)
+            for flight in due if self._crew is None else self._crew.take(due):
+                self._renew(flight)
             with self._changed:
                 now = time.monotonic()
                 if self:
@@ -176,9 +262,15 @@ class Renewer(Schedule):
                 self._changed.wait(max(0.0, self._alarm - now))
 
     def _renew(self, flight: Flight) -> None:
+        try:
+            self._ask(flight)
+        except BaseException as error:  # noqa: BLE001 (an observer that exits must not end others' renewal)
+            flight.terms.teller.trouble("the renewer", error)
+
+    def _ask(self, flight: Flight) -> None:
         store, policy = cast("Store", flight.terms.store), flight.terms.policy
         with self._changed:
-            self._busy_with = flight
+            self._busy_with.add(flight.owner)
         sent, offer = time.monotonic(), flight.offer
         answer: bool | BaseException
         try:
@@ -192,6 +284,6 @@ class Renewer(Schedule):
             answer = failure(error)
         finally:
             with self._changed:
-                self._busy_with = None
-                self._changed.notify_all()
+                self._busy_with.discard(flight.owner)
+                self._landed.notify_all()
         self.answered(flight, offer, sent, answer)

@@ -166,6 +166,12 @@ def test_an_outcome_that_nobody_here_claimed_for_is_not_kept(store: CachedStore,
     assert near(store) is None
     claim(store, "bob")
     assert store.near(*_id(KEY)) == (b"f", b"done", 1)
+    other = Key("default", "taken over elsewhere")
+    claim(store, "ann", other)
+    store.renew(other, owner="ann", lease=0.0, ttl=600.0)
+    assert claim(far, "bob", other).took_over
+    assert store.complete(other, owner="bob", outcome=b"done", ttl=600.0)
+    assert near(store, other) is None
 
 
 def test_an_outcome_that_was_refused_or_not_answered_is_not_kept(clock: FakeClock) -> None:
@@ -259,6 +265,7 @@ def test_the_copies_are_bounded_in_number(far: Far, clock: FakeClock) -> None:
     many = [Key("running", str(number)) for number in range(10)]
     for key in many:
         claim(store, "ann", key)
+    assert len(store._copies._held) == 3
     for key in many:
         assert store.complete(key, owner="ann", outcome=b"done", ttl=600.0)
     assert [near(store, key) for key in many] == [None] * 7 + [b"done"] * 3
