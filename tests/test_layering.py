@@ -37,7 +37,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (3, "stores.sqlalchemy"),
     (3.4, "stores._opening"),  # makes clients and stores from URLs
     (3, "stores._*"),  # each the private part of one store, or shared by some
-    (3.2, "stores.memcached"),  # built on stores.cas
+    (3.2, "stores.memcached stores.nats"),  # built on stores.cas
     (3.5, "stores"),  # what picks a store by its URL
     (4, "keys _key_text _call_source telling outcomes"),
     (4.2, "terms"),
@@ -62,6 +62,7 @@ CORE = {"attrs", "attr", "cachetools"}
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "cryptography": ("idempo.seals",),
     "hypothesis": ("idempo.testing.*",),
+    "nats": ("idempo.stores._nats_*",),
     "psycopg": ("idempo.stores._sql_psycopg",),
     "pymemcache": ("idempo.stores.memcached",),
     "pytest": ("idempo.testing.*",),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import idempo
 from idempo import errors, stores, testing
 from idempo.policy import PolicyOptions
-from idempo.stores import cached, cas, memcached, redis, sqlite
+from idempo.stores import cached, cas, memcached, nats, redis, sqlite
 from idempo.telling import Teller
 from tests.test_layering import HOUSE
 
@@ -78,7 +78,7 @@ def test_the_reference_has_every_public_name() -> None:
     documented = set(re.findall(r"^ *\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE))
     assert "idempo.errors" in documented
     public = {f"idempo.{name}" for name in idempo.__all__ if not hasattr(errors, name)}
-    for module in (stores, sqlite, cas, redis, memcached, cached, testing):
+    for module in (stores, sqlite, cas, redis, memcached, nats, cached, testing):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {"idempo.seals.Signed", "idempo.seals.Encrypted"}
     assert public - documented == set()

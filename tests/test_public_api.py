@@ -19,7 +19,14 @@ import idempo
 import idempo.errors
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "api.md"
-WITH_ALL = ("idempo", "idempo.stores.sqlite", "idempo.stores.redis", "idempo.stores.memcached", "idempo.testing")
+WITH_ALL = (
+    "idempo",
+    "idempo.stores.sqlite",
+    "idempo.stores.redis",
+    "idempo.stores.memcached",
+    "idempo.stores.nats",
+    "idempo.testing",
+)
 
 PROBE = """
 import sys

@@ -1,0 +1,195 @@
+"""The bucket of a NatsStore on each event loop: the user's own, or one behind a connection that the store opens."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from idempo.errors import StoreError
+from idempo.stores._nats_bucket import FAILURES, Bucket, KeyValue, failed, judge, open_bucket
+
+
+class Opener(Protocol):
+    """Comes to a bucket on the running event loop."""
+
+    async def open(self) -> KeyValue:
+        """Return the bucket."""
+        ...
+
+    async def close(self, bucket: KeyValue) -> None:
+        """Let go of a bucket."""
+        ...
+
+
+class Given:
+    """The user's own bucket, on a connection of the user's."""
+
+    def __init__(self, bucket: KeyValue) -> None:
+        self._bucket = bucket
+
+    async def open(self) -> KeyValue:
+        """See `Opener.open`.
+
+        Raises:
+            StoreError: The bucket's connection belongs to another event loop.
+        """
+        theirs = getattr(self._bucket._js._nc, "_loop", None)
+        if theirs is not None and theirs is not asyncio.get_running_loop():
+            raise StoreError("the bucket's connection was opened on another event loop: make a store for each loop")
+        return self._bucket
+
+    async def close(self, bucket: KeyValue) -> None:
+        """See `Opener.close`: the user's stays open."""
+
+
+class Connecting:
+    """A connection of the store's own to each event loop.
+
+    Args:
+        servers: One URL, or several of one cluster.
+        bucket: The bucket's name.
+        create: Whether to make the bucket where there is none.
+        replicas: Of a bucket that is made.
+        timeout: For connecting, in seconds.
+        connect: What else `nats.connect` is to be given.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str],
+        bucket: str,
+        *,
+        create: bool,
+        replicas: int,
+        timeout: float,
+        connect: Mapping[str, Any],
+    ) -> None:
+        self._servers = [servers] if isinstance(servers, str) else list(servers)
+        self._bucket = bucket
+        self._create = create
+        self._replicas = replicas
+        self._timeout = timeout
+        self._connect = connect
+
+    async def open(self) -> KeyValue:
+        """See `Opener.open`.
+
+        Raises:
+            StoreError: No server could be reached, or there is no such bucket.
+        """
+        from nats.aio.client import Client
+
+        client: Any = Client()
+        options = {
+            "connect_timeout": self._timeout,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": 0.1,
+            "error_cb": _untold,
+            **self._connect,
+        }
+        try:
+            async with asyncio.timeout(self._timeout):
+                await client.connect(servers=self._servers, **options)
+                js = client.jetstream(timeout=self._timeout)
+                return await open_bucket(js, self._bucket, create=self._create, replicas=self._replicas)
+        except FAILURES as error:
+            await _close(client)
+            raise failed(error) from error
+        except BaseException:
+            await _close(client)
+            raise
+
+    async def close(self, bucket: KeyValue) -> None:
+        """See `Opener.close`."""
+        await _close(bucket._js._nc)
+
+
+async def _untold(_: Exception) -> None:
+    """Leave it to the calls, each of which says what failed it: nats-py would log the same again, by itself."""
+
+
+async def _close(client: Any) -> None:
+    with suppress(*FAILURES):
+        await client.close()
+
+
+class LazyBucket:
+    """`AsyncCasBackend` over a bucket that is opened, and judged, when an event loop first needs it."""
+
+    lasting_revisions = True
+
+    def __init__(self, opener: Opener, timeout: float) -> None:
+        self._opener = opener
+        self._timeout = timeout
+        self._opened: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[tuple[KeyValue, Bucket]]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def opened(self) -> Bucket:
+        """Return the bucket of the running loop.
+
+        Raises:
+            StoreError: It cannot be reached, or will not do.
+        """
+        loop = asyncio.get_running_loop()
+        task = self._opened.get(loop)
+        if task is None:
+            task = self._opened[loop] = loop.create_task(self._open())
+            task.add_done_callback(_seen)
+        if not task.done():
+            # One that is cancelled leaves it to the others who wait for the same.
+            await asyncio.wait([task])
+        if task.cancelled() or task.exception() is not None:
+            if self._opened.get(loop) is task:
+                del self._opened[loop]  # the next call tries anew
+            if task.cancelled():
+                raise StoreError("the store was closed while it connected")
+        return task.result()[1]
+
+    async def close(self) -> None:
+        """Let go of the bucket of the running loop."""
+        task = self._opened.pop(asyncio.get_running_loop(), None)
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        if task is not None and not task.cancelled() and task.exception() is None:
+            await self._opener.close(task.result()[0])
+
+    async def _open(self) -> tuple[KeyValue, Bucket]:
+        bucket = await self._opener.open()
+        try:
+            try:
+                info = (await asyncio.wait_for(bucket.status(), self._timeout)).stream_info
+            except FAILURES as error:
+                raise failed(error) from error
+            wrong = judge(info.config, bucket._name)
+            if wrong is not None:
+                raise StoreError(wrong)
+        except BaseException:
+            await self._opener.close(bucket)
+            raise
+        return bucket, Bucket(bucket, info.config, self._timeout)
+
+    async def get(self, key: str) -> tuple[bytes, int] | None:
+        """See `AsyncCasBackend.get`."""
+        return await (await self.opened()).get(key)
+
+    async def add(self, key: str, value: bytes, ttl: float) -> int | None:
+        """See `AsyncCasBackend.add`."""
+        return await (await self.opened()).add(key, value, ttl)
+
+    async def compare_and_swap(self, key: str, value: bytes, revision: int, ttl: float) -> int | None:
+        """See `AsyncCasBackend.compare_and_swap`."""
+        return await (await self.opened()).compare_and_swap(key, value, revision, ttl)
+
+    async def delete(self, key: str, revision: int | None = None) -> bool:
+        """See `AsyncCasBackend.delete`."""
+        return await (await self.opened()).delete(key, revision)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # who waited for it has gone: nothing is to be logged of that
