@@ -59,10 +59,10 @@ class _State:
 
     def is_over(self) -> bool:
         """Say whether to end, since nobody waits any more, or the store is closed."""
-        now = time.monotonic()
         if self.subscriptions:
-            self.idle_since = now
-        return self.closing or now >= self.idle_since + IDLE
+            self.idle_since = time.monotonic()
+            return self.closing
+        return self.closing or time.monotonic() >= self.idle_since + IDLE
 
     def lost(self, *, failed: bool) -> list[Watcher]:
         """Note that there is no connection any more, and return who is to be woken."""
