@@ -64,10 +64,10 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "hypothesis": ("idempo.testing.*",),
     "nats": ("idempo.stores._nats_*",),
     "psycopg": ("idempo.stores._sql_psycopg",),
-    "pymemcache": ("idempo.stores.memcached",),
+    "pymemcache": ("idempo.stores.memcached", "idempo.stores._opening"),
     "pytest": ("idempo.testing.*",),
     "redis": ("idempo.stores._opening",),
-    "sqlalchemy": ("idempo.stores.sqlalchemy", "idempo.stores._sql_*"),
+    "sqlalchemy": ("idempo.stores.sqlalchemy", "idempo.stores._sql_*", "idempo.stores._opening"),
 }
 
 ONE_ROOM = ("idempo.testing", "idempo.demo")

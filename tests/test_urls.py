@@ -8,6 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,7 +16,9 @@ from idempo import Idempotency, MemoryStore
 from idempo.errors import StoreError
 from idempo.stores import async_store_from_url, store_from_url
 from idempo.stores._urls import FAMILIES, read
+from idempo.stores.memcached import MemcachedStore
 from idempo.stores.redis import AsyncRedisStore, RedisStore
+from idempo.stores.sqlalchemy import SqlAlchemyStore
 from idempo.stores.sqlite import SqliteStore
 
 SECRET = "s3cr3t"
@@ -142,15 +145,64 @@ def test_a_cluster_that_cannot_be_reached_is_a_store_error() -> None:
 def test_a_client_is_closed_where_the_store_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     import redis
 
-    closed: list[object] = []
+    made: list[Any] = []
 
-    def close(client: redis.Redis) -> None:
-        closed.append(client)
+    class Noted(redis.Redis):
+        closed = 0
 
-    monkeypatch.setattr(redis.Redis, "close", close)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(self)  # and so it is not collected, which closes it too
+
+        def close(self) -> None:
+            self.closed += 1
+
+    monkeypatch.setattr(redis, "Redis", Noted)
     with pytest.raises(ValueError, match="eviction"):
         store_from_url("redis://localhost?eviction=maybe")
-    assert len(closed) == 1
+    assert [client.closed for client in made] == [1]
+
+
+# -- SQL and memcached -------------------------------------------------------------------------------------------------
+
+
+def test_postgresql(postgres_url: str) -> None:
+    """The engine's own options stay in the query; closing ends its connections, and the store's."""
+    joint = "&" if "?" in postgres_url else "?"
+    store = store_from_url(f"{postgres_url}{joint}table=urls_sync&timeout=5&application_name=idempo-urls")
+    assert isinstance(store, SqlAlchemyStore)
+    assert store.table.fullname == "urls_sync"
+    assert store._engine.url.query["application_name"] == "idempo-urls"
+    store.create_table()
+    use(store)
+    with pytest.raises(StoreError, match="closed"):
+        Idempotency(store, namespace="urls").run("k", dict)
+    assert store._engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+
+
+def test_a_driver_of_the_other_colour_is_refused() -> None:
+    """Bad input: with what to do."""
+    with pytest.raises(ValueError, match="one of coroutines: use async_store_from_url"):
+        store_from_url("mysql+asyncmy://localhost/app")
+
+
+def test_memcached(memcached_url: str) -> None:
+    """One server by a pool of connections; coroutines by the same store."""
+    host, port = urlsplit(memcached_url).hostname, urlsplit(memcached_url).port
+    store = store_from_url(f"memcached://{host}:{port}?prefix=urls-&timeout=2.5&max_pool_size=3", max_watched=7)
+    assert isinstance(store, MemcachedStore)
+    client = store._backend._client  # type: ignore[attr-defined]
+    assert (client.timeout, client.connect_timeout, client.client_pool.max_size) == (2.5, 5.0, 3)
+    use(store)
+    assert not client.client_pool.free
+    asyncio.run(use_async(async_store_from_url(f"memcached://{host}:{port}", prefix="urls-async-")))
+    several = store_from_url(f"memcached://{host}:{port},{host}:{port}", prefix="urls-several-")
+    assert type(several._backend._client).__name__ == "HashClient"  # type: ignore[attr-defined]
+    use(several)
+
+
+def test_the_hosts_of_a_url() -> None:
+    assert read("memcached://a,b:3,[::1]:4,[::2]", {}).hosts(9) == [("a", 9), ("b", 3), ("::1", 4), ("::2", 9)]
 
 
 # -- what is refused, and what is shown ----------------------------------------------------------------------------
@@ -185,6 +237,16 @@ def test_a_client_is_closed_where_the_store_cannot_be_made(monkeypatch: pytest.M
         ("redis://localhost?ssl_ca_certs=a", "no option 'ssl_ca_certs'"),
         ("redis://localhost?socket_timeout=soon", "does not accept"),
         ("redis+cluster://localhost/1", "a cluster has one database"),
+        ("postgresql://localhost/app", "names no driver that a store is made for; there are postgresql+psycopg://"),
+        ("postgresql+pg8000://localhost/app", "names no driver"),
+        (f"postgresql+psycopg://a,b:{SECRET}/app", "SQLAlchemy does not accept"),
+        ("memcached://", "needs a host, or several with commas between: memcached://localhost:11211"),
+        ("memcached://a,,b", "needs a host"),
+        ("memcached://a/b", "memcached:// has no path"),
+        (f"memcached://user:{SECRET}@a", "takes no user name and password"),
+        (f"memcached://a:{SECRET},b", "the port as a number"),
+        ("memcached://a?serde=b", "no option 'serde' in its query; it has prefix, largest_outcome, max_watched, conn"),
+        ("memcached://a?timeout=soon", "timeout in the URL's query must be a number, not 'soon'"),
         (f"redis://user:{SECRET}/pass@localhost", "percent-encode"),
         (f"redis://:{SECRET}@localhost:port", "the port as a number"),
         (f"redis://:{SECRET}[@localhost", "percent-encode"),
@@ -244,7 +306,16 @@ def test_every_scheme_has_a_store_of_either_colour() -> None:
     assert len(schemes) == len(set(schemes))
 
 
-@pytest.mark.parametrize(("url", "extra", "library"), [("redis://localhost", "redis", "redis")])
+@pytest.mark.parametrize(
+    ("url", "extra", "library"),
+    [
+        ("redis://localhost", "redis", "redis"),
+        ("postgresql+psycopg://localhost/app", "postgresql", "psycopg"),
+        ("postgresql+psycopg://localhost/app", "postgresql", "sqlalchemy"),
+        ("mysql+pymysql://localhost/app", "mysql", "pymysql"),
+        ("memcached://localhost", "memcached", "pymemcache"),
+    ],
+)
 def test_a_library_that_is_missing_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, url: str, extra: str, library: str
 ) -> None:

@@ -187,5 +187,68 @@ def _parameters(cls: type) -> set[str]:
     } - {"self"}
 
 
-_SYNC: Final[Mapping[str, Callable[[Address], Any]]] = {"memory": _memory, "sqlite": _sqlite, "redis": _redis}
-_ASYNC: Final[Mapping[str, Callable[[Address], Any]]] = {**_SYNC, "redis": _async_redis}
+# -- SQL -----------------------------------------------------------------------------------------------------------
+
+_EXTRAS: Final = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+
+
+def _sqlalchemy(address: Address) -> Any:
+    scheme = address.parts.scheme
+    with _needing(_EXTRAS.get(scheme.partition("+")[0], "sqlalchemy"), scheme):
+        from sqlalchemy import create_engine
+
+        from idempo.stores.sqlalchemy import SqlAlchemyStore
+
+        engine = _engine(address, create_engine)
+    if engine.dialect.is_async:
+        raise ValueError(f"the driver of {scheme}:// is one of coroutines: use async_store_from_url, or another driver")
+    return _owning(SqlAlchemyStore, lambda owner: owner(engine, **address.options), engine.dispose)
+
+
+def _engine(address: Address, create: Callable[[str], Any]) -> Any:
+    try:
+        return create(address.url)
+    except ImportError:
+        raise
+    except Exception:  # noqa: BLE001 (not from the error itself, which may show a part of the URL)
+        raise ValueError(f"SQLAlchemy does not accept this {address.parts.scheme}:// URL") from None
+
+
+# -- memcached -----------------------------------------------------------------------------------------------------
+
+_OF_MEMCACHED: Final[Mapping[str, Callable[[str], Any]]] = {
+    "connect_timeout": float,
+    "timeout": float,
+    "max_pool_size": int,
+}
+
+
+def _memcached(address: Address) -> Any:
+    with _needing("memcached", "memcached"):
+        from pymemcache.client.base import PooledClient
+        from pymemcache.client.hash import HashClient
+
+        from idempo.stores.memcached import MemcachedStore
+    if address.path:
+        raise ValueError("memcached:// has no path")
+    settings: dict[str, Any] = {"connect_timeout": _PATIENCE, "timeout": _PATIENCE}
+    settings |= address.numbers(_OF_MEMCACHED)
+    servers = address.hosts(11211)
+    if len(servers) == 1:
+        client = PooledClient(servers[0], **settings)
+    else:
+        client = HashClient(servers, use_pooling=True, **settings)
+    return _owning(MemcachedStore, lambda owner: owner(client, **address.options), client.close)
+
+
+_SYNC: Final[Mapping[str, Callable[[Address], Any]]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "redis": _redis,
+    "sqlalchemy": _sqlalchemy,
+    "memcached": _memcached,
+}
+_ASYNC: Final[Mapping[str, Callable[[Address], Any]]] = {
+    **_SYNC,  # where a store serves coroutines itself
+    "redis": _async_redis,
+}

@@ -29,6 +29,19 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ("redis", "rediss", "valkey", "valkeys", "unix", "redis+cluster", "rediss+cluster"),
         {"prefix": _TEXT, "eviction": _TEXT},
     ),
+    "sqlalchemy": Family(
+        (
+            "postgresql+psycopg",
+            "mysql+pymysql",
+            "mysql+asyncmy",
+            "mariadb+pymysql",
+            "mariadb+asyncmy",
+            "sqlite+pysqlite",
+            "sqlite+aiosqlite",
+        ),
+        {"table": _TEXT, "schema": _TEXT, "max_connections": int, "timeout": float},
+    ),
+    "memcached": Family(("memcached",), {"prefix": _TEXT, "largest_outcome": int, "max_watched": int}),
 }
 
 
@@ -61,6 +74,36 @@ class Address(NamedTuple):
         """The names in its query that are for the client."""
         return [name for name, _ in parse_qsl(self.parts.query, keep_blank_values=True)]
 
+    def hosts(self, port: int) -> list[tuple[str, int]]:
+        """Return hosts and ports, of which several are separated by commas.
+
+        Args:
+            port: The port of a host without one.
+
+        Raises:
+            ValueError: There is no host, or a user name, for which this scheme has no use.
+        """
+        scheme, netloc = self.parts.scheme, self.parts.netloc
+        if "@" in netloc:
+            raise ValueError(f"{scheme}:// takes no user name and password")
+        hosts = [_split(f"//{host}") for host in netloc.split(",")]
+        if not all(host.hostname for host in hosts):
+            raise ValueError(f"{scheme}:// needs a host, or several with commas between: {scheme}://localhost:{port}")
+        return [(host.hostname or "", host.port or port) for host in hosts]
+
+    def numbers(self, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+        """Return what the query gives for a client that has no URLs of its own.
+
+        Raises:
+            ValueError: There is something else, or it is no number.
+        """
+        given = {}
+        for name, value in parse_qsl(self.parts.query, keep_blank_values=True):
+            if name not in known:
+                self.refuse(name, *known)
+            given[name] = _number(name, value, known[name])
+        return given
+
     def only_path(self) -> None:
         """Refuse what a file cannot have: a host, or a query for a client.
 
@@ -83,13 +126,13 @@ class Address(NamedTuple):
         for name in self.for_client:
             self.refuse(name)
 
-    def refuse(self, name: str) -> NoReturn:
-        """Say that there is no such option.
+    def refuse(self, name: str, *beside: str) -> NoReturn:
+        """Say that there is no such option, and what there is: the store's, and those of its client ``beside``.
 
         Raises:
             ValueError: Always.
         """
-        known = ", ".join(FAMILIES[self.family].options)
+        known = ", ".join([*FAMILIES[self.family].options, *beside])
         raise ValueError(f"{self.parts.scheme}:// has no option {name!r} in its query; it has {known}")
 
 
@@ -114,17 +157,22 @@ def read(url: str, options: Mapping[str, Any]) -> Address:
             continue
         if name in own:
             raise ValueError(f"{name} is given twice: once in the URL's query is enough, or once as an option")
-        try:
-            own[name] = make(value if is_pair else "")
-        except ValueError:
-            raise ValueError(f"{name} in the URL's query must be a number, not {value!r}") from None
+        own[name] = _number(name, value if is_pair else "", make)
     return Address(family, parts._replace(query="&".join(filter(None, others))), own)
+
+
+def _number(name: str, value: str, make: Callable[[str], Any]) -> Any:
+    try:
+        return make(value)
+    except ValueError:
+        raise ValueError(f"{name} in the URL's query must be a number, not {value!r}") from None
 
 
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # read for its error
+        if "," not in parts.netloc:
+            _ = parts.port  # read for its error
     except ValueError:
         # Not from the error itself, and without the URL: both may show a password, or a part of one.
         raise ValueError(
@@ -141,6 +189,9 @@ def _family(scheme: str, url: str) -> str:
             if not url[len(scheme) :].startswith("://"):
                 raise ValueError(f"the URL must begin with {scheme}://")
             return name
+    if scheme.partition("+")[0] in ("postgres", "postgresql", "mysql", "mariadb", "sqlite"):
+        known = ", ".join(f"{scheme}://" for scheme in FAMILIES["sqlalchemy"].schemes)
+        raise ValueError(f"{scheme}:// names no driver that a store is made for; there are {known}")
     known = ", ".join(f"{scheme}://" for family in FAMILIES.values() for scheme in family.schemes)
     # What comes before a colon may be anything, a user's name too.
     shown = f"{scheme}:// is the scheme of no store" if "://" in url and scheme else "the URL has no scheme"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from hypothesis import settings
 
 from idempo.protocols import Store
 from idempo.records import Claim, Key, Record
+from idempo.stores import async_store_from_url, store_from_url
 from idempo.stores.cached import AsyncCachedStore, CachedStore
 from idempo.stores.cas import AsyncCasStore
+from idempo.stores.sqlalchemy import SqlAlchemyStore
 from idempo.stores.sqlite import SqliteStore
 from idempo.testing import AsyncStoreContract, FakeClock, StoreContract, StoreMachine, check_store
 from idempo.testing.backend import AsyncDictBackend, DictBackend
 from tests.reference_store import ReferenceStore
+from tests.servers import every_server
 from tests.testing.async_stores import Able
 
 
@@ -69,7 +74,7 @@ class TestAsyncCachedCasStore(AsyncStoreContract):
 class Remembering:
     """A cached store whose `get` is answered as a duplicate is: by the copy, where there is one."""
 
-    def __init__(self, far: Store, clock: FakeClock) -> None:
+    def __init__(self, far: Store, clock: Callable[[], float]) -> None:
         self.cached = CachedStore(far, clock=clock)
         self.answers = 0
 
@@ -151,3 +156,47 @@ def test_the_machine_would_see_a_copy_that_outlives_its_record() -> None:
     machine.delete(("one", "order-1"), "owner-a")
     with pytest.raises(AssertionError, match="there must be no record"):
         machine.every_record_is_as_it_must_be()
+
+
+class TestCachedRedisStore(StoreContract):
+    own_clock = True
+    unit = 0.08
+
+    @pytest.fixture
+    def store(self, redis_url: str) -> Iterator[CachedStore]:
+        with store_from_url(redis_url, prefix=f"test-{secrets.token_hex(6)}:") as far:
+            yield CachedStore(far)
+
+
+@every_server  # that its twin's answers go through a copy is seen above
+class TestAsyncCachedRedisStore(AsyncStoreContract):
+    own_clock = True
+    unit = 0.08
+
+    @pytest.fixture
+    def store(self, redis_url: str, run: Callable[[Any], Any]) -> Iterator[AsyncCachedStore]:
+        far: Any = async_store_from_url(redis_url, prefix=f"test-{secrets.token_hex(6)}:")
+        yield AsyncCachedStore(far)
+        run(far.aclose())
+
+
+class TestCachedPostgresqlStore(StoreContract):
+    own_clock = True
+    unit = 0.1
+
+    @pytest.fixture
+    def store(self, postgres_url: str) -> Iterator[CachedStore]:
+        with store_from_url(postgres_url, table=f"records_{secrets.token_hex(6)}") as far:
+            assert isinstance(far, SqlAlchemyStore)
+            far.create_table()
+            yield CachedStore(far)
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("url", ["redis_url", "postgres_url"])
+def test_on_a_server_its_answers_can_be_explained_by_single_steps(url: str, request: pytest.FixtureRequest) -> None:
+    """Behaviours 21-23, 55: durations are the server's, and copies go by this machine's clock."""
+    with store_from_url(request.getfixturevalue(url)) as far:
+        if isinstance(far, SqlAlchemyStore):
+            far.create_table()
+        check_store(Remembering(far, time.monotonic), rounds=20)
