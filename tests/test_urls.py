@@ -17,6 +17,7 @@ from idempo.errors import StoreError
 from idempo.stores import async_store_from_url, store_from_url
 from idempo.stores._urls import FAMILIES, read
 from idempo.stores.memcached import MemcachedStore
+from idempo.stores.nats import NatsStore, SyncNatsStore
 from idempo.stores.redis import AsyncRedisStore, RedisStore
 from idempo.stores.sqlalchemy import SqlAlchemyStore
 from idempo.stores.sqlite import SqliteStore
@@ -201,6 +202,36 @@ def test_memcached(memcached_url: str) -> None:
     use(several)
 
 
+def test_nats(nats_url: str) -> None:
+    """The bucket is the path; a loop in a thread of its own for plain calls, connections by loop for coroutines."""
+    place = f"nats://{urlsplit(nats_url).netloc}"
+    store = store_from_url(f"{place}/urls?prefix=sync.&timeout=4")
+    assert isinstance(store, SyncNatsStore)
+    use(store)
+    other = async_store_from_url(f"{place}/urls", prefix="async.")
+    assert isinstance(other, NatsStore)
+    asyncio.run(use_async(other))
+
+
+def test_what_nats_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several servers; and a password, or a token, as it is, beside them: their addresses stand in errors."""
+    given: list[Any] = []
+    monkeypatch.setattr(SyncNatsStore, "__init__", lambda self, **settings: given.append(settings))
+    monkeypatch.setattr(SyncNatsStore, "__del__", lambda self: None, raising=False)
+    for url in ("nats://a", "nats://us%2Fer:p%40ss@a:1,[::1]/jobs?replicas=3", "nats://t0ken@a"):
+        store_from_url(url, **({"connect": {"name": "n"}, "bucket": "b"} if url == "nats://t0ken@a" else {}))
+    assert given == [
+        {"servers": ["nats://a:4222"], "connect": {}},
+        {
+            "servers": ["nats://a:1", "nats://[::1]:4222"],
+            "bucket": "jobs",
+            "replicas": 3,
+            "connect": {"user": "us/er", "password": "p@ss"},
+        },
+        {"servers": ["nats://a:4222"], "bucket": "b", "connect": {"token": "t0ken", "name": "n"}},
+    ]
+
+
 def test_the_hosts_of_a_url() -> None:
     assert read("memcached://a,b:3,[::1]:4,[::2]", {}).hosts(9) == [("a", 9), ("b", 3), ("::1", 4), ("::2", 9)]
 
@@ -242,8 +273,11 @@ def test_the_hosts_of_a_url() -> None:
         (f"postgresql+psycopg://a,b:{SECRET}/app", "SQLAlchemy does not accept"),
         ("memcached://", "needs a host, or several with commas between: memcached://localhost:11211"),
         ("memcached://a,,b", "needs a host"),
-        ("memcached://a/b", "memcached:// has no path"),
-        (f"memcached://user:{SECRET}@a", "takes no user name and password"),
+        ("memcached://a/b", "memcached:// has neither path"),
+        ("nats://", "needs a host, or several with commas between: nats://localhost:4222"),
+        ("nats://a?bucket=b", "no option 'bucket' in its query; it has prefix, replicas, timeout"),
+        (f"nats://user:{SECRET}@a/b?replicas=x", "replicas in the URL's query must be a number"),
+        (f"memcached://user:{SECRET}@a", "neither path nor user name"),
         (f"memcached://a:{SECRET},b", "the port as a number"),
         ("memcached://a?serde=b", "no option 'serde' in its query; it has prefix, largest_outcome, max_watched, conn"),
         ("memcached://a?timeout=soon", "timeout in the URL's query must be a number, not 'soon'"),
@@ -306,38 +340,44 @@ def test_every_scheme_has_a_store_of_either_colour() -> None:
     assert len(schemes) == len(set(schemes))
 
 
+_WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == library:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+library = sys.argv[1]
+sys.meta_path.insert(0, Missing())
+from idempo.stores import async_store_from_url, store_from_url
+
+for make in (store_from_url, async_store_from_url):
+    try:
+        make(sys.argv[2])
+    except ImportError as error:
+        print(error)
+"""
+
+
 @pytest.mark.parametrize(
-    ("url", "extra", "library"),
+    ("library", "url", "extra"),
     [
-        ("redis://localhost", "redis", "redis"),
-        ("postgresql+psycopg://localhost/app", "postgresql", "psycopg"),
-        ("postgresql+psycopg://localhost/app", "postgresql", "sqlalchemy"),
-        ("mysql+pymysql://localhost/app", "mysql", "pymysql"),
-        ("memcached://localhost", "memcached", "pymemcache"),
+        ("redis", "redis://localhost", "redis"),
+        ("psycopg", "postgresql+psycopg://localhost/app", "postgresql"),
+        ("sqlalchemy", "postgresql+psycopg://localhost/app", "postgresql"),
+        ("pymysql", "mysql+pymysql://localhost/app", "mysql"),
+        ("pymemcache", "memcached://localhost", "memcached"),
+        ("nats", "nats://localhost", "nats"),
     ],
 )
-def test_a_library_that_is_missing_is_named_with_its_extra(
-    monkeypatch: pytest.MonkeyPatch, url: str, extra: str, library: str
-) -> None:
+def test_a_library_that_is_missing_is_named_with_its_extra(library: str, url: str, extra: str) -> None:
     """Whoever has not installed it reads what to install."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [_Missing(library), *sys.meta_path])
-    for make in (store_from_url, async_store_from_url):
-        with pytest.raises(ImportError) as caught:
-            make(url)
-        assert f'pip install "idempo[{extra}]"' in str(caught.value)
-
-
-class _Missing:
-    """An importer to which a library is not installed."""
-
-    def __init__(self, library: str) -> None:
-        self._library = library
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name.partition(".")[0] == self._library:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    command = [sys.executable, "-c", _WITHOUT, library, url]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    told = ran.stdout.splitlines()
+    assert len(told) == 2
+    assert all(f"idempo[{extra}]" in line for line in told), told
 
 
 def test_a_bug_in_a_store_is_no_missing_library() -> None:
@@ -358,4 +398,4 @@ idempo.stores.store_from_url("sqlite:///unused.db")
 assert not libraries & set(sys.modules), libraries & set(sys.modules)
 assert "idempo.stores.redis" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -29,7 +29,7 @@ def open_async_store(url: str, options: Mapping[str, Any]) -> Any:
 # -- closing -------------------------------------------------------------------------------------------------------
 
 
-def _owning(made: type, store: Callable[[type], Any], close_client: Callable[[], object] | None = None) -> Any:
+def _owning(made: type, store: Callable[[Any], Any], close_client: Callable[[], object] | None = None) -> Any:
     """Return a store of a subclass that can be closed, by plain code and by coroutines, together with its client."""
 
     class Owner(made):  # type: ignore[misc]
@@ -62,7 +62,7 @@ def _owning(made: type, store: Callable[[type], Any], close_client: Callable[[],
     return _made(Owner, made, store, close_client)
 
 
-def _owning_async(made: type, store: Callable[[type], Any], close_client: Callable[[], Any]) -> Any:
+def _owning_async(made: type, store: Callable[[Any], Any], close_client: Callable[[], Any] | None = None) -> Any:
     """Return a store of coroutines, of a subclass that is closed together with its client."""
 
     class Owner(made):  # type: ignore[misc]
@@ -70,7 +70,8 @@ def _owning_async(made: type, store: Callable[[type], Any], close_client: Callab
             try:
                 await super().aclose()
             finally:
-                await close_client()
+                if close_client is not None:
+                    await close_client()
 
         async def __aenter__(self) -> Any:
             return self
@@ -81,7 +82,7 @@ def _owning_async(made: type, store: Callable[[type], Any], close_client: Callab
     return _made(Owner, made, store, None)
 
 
-def _made(owner: type, made: type, store: Callable[[type], Any], close_client: Callable[[], object] | None) -> Any:
+def _made(owner: type, made: type, store: Callable[[Any], Any], close_client: Callable[[], object] | None) -> Any:
     for name in ("__name__", "__qualname__", "__module__", "__doc__"):  # it is shown as what it is
         setattr(owner, name, getattr(made, name))
     try:
@@ -229,8 +230,8 @@ def _memcached(address: Address) -> Any:
         from pymemcache.client.hash import HashClient
 
         from idempo.stores.memcached import MemcachedStore
-    if address.path:
-        raise ValueError("memcached:// has no path")
+    if address.path or address.user != (None, None):
+        raise ValueError("memcached:// has neither path nor user name and password")
     settings: dict[str, Any] = {"connect_timeout": _PATIENCE, "timeout": _PATIENCE}
     settings |= address.numbers(_OF_MEMCACHED)
     servers = address.hosts(11211)
@@ -241,14 +242,51 @@ def _memcached(address: Address) -> Any:
     return _owning(MemcachedStore, lambda owner: owner(client, **address.options), client.close)
 
 
+# -- NATS ----------------------------------------------------------------------------------------------------------
+
+
+def _nats(address: Address) -> Any:
+    with _needing("nats", "nats"):
+        from idempo.stores.nats import SyncNatsStore
+    settings = _nats_settings(address)
+    return _owning(SyncNatsStore, lambda owner: owner(**settings))
+
+
+def _async_nats(address: Address) -> Any:
+    with _needing("nats", "nats"):
+        from idempo.stores.nats import NatsStore
+    settings = _nats_settings(address)
+    return _owning_async(NatsStore, lambda owner: owner.at(**settings))
+
+
+def _nats_settings(address: Address) -> dict[str, Any]:
+    address.no_query()
+    name, password = address.user
+    # Beside the servers: the client would take them with their percent-encoding, and tell its errors with them.
+    if password is not None:
+        login = {"user": name, "password": password}
+    else:
+        login = {"token": name} if name is not None else {}
+    servers = [
+        f"nats://[{host}]:{port}" if ":" in host else f"nats://{host}:{port}" for host, port in address.hosts(4222)
+    ]
+    settings = {"servers": servers, **address.options}
+    if address.path:
+        settings["bucket"] = address.path
+    settings["connect"] = {**login, **(settings.get("connect") or {})}
+    return settings
+
+
 _SYNC: Final[Mapping[str, Callable[[Address], Any]]] = {
     "memory": _memory,
     "sqlite": _sqlite,
     "redis": _redis,
     "sqlalchemy": _sqlalchemy,
     "memcached": _memcached,
+    "nats": _nats,
 }
 _ASYNC: Final[Mapping[str, Callable[[Address], Any]]] = {
     **_SYNC,  # where a store serves coroutines itself
     "redis": _async_redis,
+    "nats": _async_nats,
 }

@@ -41,6 +41,10 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ),
         {"table": _TEXT, "schema": _TEXT, "max_connections": int, "timeout": float},
     ),
+    "nats": Family(
+        ("nats",),
+        {"prefix": _TEXT, "replicas": int, "timeout": float, "largest_outcome": int, "max_watched": int},
+    ),
     "memcached": Family(("memcached",), {"prefix": _TEXT, "largest_outcome": int, "max_watched": int}),
 }
 
@@ -81,15 +85,20 @@ class Address(NamedTuple):
             port: The port of a host without one.
 
         Raises:
-            ValueError: There is no host, or a user name, for which this scheme has no use.
+            ValueError: There is no host.
         """
-        scheme, netloc = self.parts.scheme, self.parts.netloc
-        if "@" in netloc:
-            raise ValueError(f"{scheme}:// takes no user name and password")
-        hosts = [_split(f"//{host}") for host in netloc.split(",")]
+        scheme = self.parts.scheme
+        hosts = [_split(f"//{host}") for host in self.parts.netloc.rpartition("@")[2].split(",")]
         if not all(host.hostname for host in hosts):
             raise ValueError(f"{scheme}:// needs a host, or several with commas between: {scheme}://localhost:{port}")
         return [(host.hostname or "", host.port or port) for host in hosts]
+
+    @property
+    def user(self) -> tuple[str | None, str | None]:
+        """User name and password, without percent-encoding; each None where it is not given."""
+        before, is_given, _ = self.parts.netloc.rpartition("@")
+        name, has_password, password = before.partition(":")
+        return unquote(name) if is_given else None, unquote(password) if has_password else None
 
     def numbers(self, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
         """Return what the query gives for a client that has no URLs of its own.
