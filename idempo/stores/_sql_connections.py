@@ -43,7 +43,7 @@ class LaneLike(Protocol):
         ...
 
 
-_inherited: Final[list[LaneLike]] = []  # a forked child's copies of its parent's connections: never used, never closed
+inherited: Final[list[Any]] = []  # a forked child's copies of its parent's connections: never used, never closed
 
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.1
@@ -88,7 +88,7 @@ class Connections:
 
     def _begin(self) -> None:
         self._generation = forks.generation
-        _inherited.extend(self._idle)
+        inherited.extend(self._idle)
         self._idle = deque()
         self._slots = threading.Semaphore(self._size)
         self._factory = self._engine.pool.recreate()
@@ -134,8 +134,7 @@ class Connections:
 
     def translated(self, error: Exception, args: tuple[object, ...]) -> IdempotencyError:
         """Return an error of a driver's as one of ours; ``args`` are those of the script."""
-        original = getattr(error, "orig", None) or error
-        return translated(original, self._table, key_of(args))
+        return translated_by(self._table, error, args)
 
     def close(self) -> None:
         """Close the connections, each when its call has ended."""
@@ -191,6 +190,11 @@ class Connections:
     def __del__(self) -> None:
         if getattr(self, "_generation", None) == forks.generation:
             self._forget_idle()
+
+
+def translated_by(table: str, error: Exception, args: tuple[object, ...]) -> IdempotencyError:
+    """Return an error of a driver's, or of SQLAlchemy's around one, as one of ours."""
+    return translated(getattr(error, "orig", None) or error, table, key_of(args))
 
 
 def key_of(args: tuple[object, ...]) -> Key | None:

@@ -4,47 +4,105 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import attrs
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import AssertionPool, SingletonThreadPool, StaticPool
 
 from idempo.stores._sql_connections import LaneLike
+from idempo.stores._sql_connections_async import AsyncLaneLike
 from idempo.stores._sql_scripts import Statements
+from idempo.stores._sql_stepwise import SQLITE, Stepwise
 from idempo.stores._sql_table import quoted
+
+_Lane = TypeVar("_Lane")
+
+_SYNC = "postgresql+psycopg, mysql+pymysql, mariadb+pymysql or sqlite"
+_ASYNC = "postgresql+psycopg, mysql+asyncmy, mariadb+asyncmy or sqlite+aiosqlite"
 
 
 @attrs.frozen
-class SyncParts:
-    """What `Connections` are made of."""
+class Parts(Generic[_Lane]):
+    """What a store on an engine is made of: its statements, a maker of lanes, and the errors of these."""
 
     statements: Statements
-    lane: Callable[[Any], LaneLike]
+    lane: Callable[[Any], _Lane]
     errors: tuple[type[Exception], ...]
 
 
-def engine_of(engine: object) -> sa.Engine:
-    """Return the engine, if it is one.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not isinstance(engine, sa.Engine):
-        raise TypeError(f"engine must be an sqlalchemy.Engine, not {type(engine).__name__}")
-    return engine
-
-
-def sync_parts(engine: sa.Engine, table: sa.Table, timeout: float) -> SyncParts:
+def sync_parts(engine: sa.Engine, table: sa.Table, *, timeout: float, clock: Callable[[], float]) -> Parts[LaneLike]:
     """Return what a `SqlAlchemyStore` on this engine is made of.
 
     Raises:
-        ValueError: The store does not know the database, or the driver.
+        TypeError: It is no Engine.
+        ValueError: The store does not know the database, or the driver, or cannot make connections of its own.
     """
+    if not isinstance(engine, sa.Engine):
+        hint = ": for an AsyncEngine there is AsyncSqlAlchemyStore" if isinstance(engine, AsyncEngine) else ""
+        raise TypeError(f"engine must be an sqlalchemy.Engine, not {type(engine).__name__}{hint}")
+    _check(engine)
+    statements = _statements(engine.dialect, table, clock)
     match engine.dialect.name, engine.dialect.driver:
         case "postgresql", "psycopg":
-            from idempo.stores._sql_postgresql import PostgreSQL
             from idempo.stores._sql_psycopg import ERRORS, Lane
 
-            return SyncParts(PostgreSQL(quoted(table, engine.dialect)), partial(Lane, timeout=timeout), ERRORS)
+            return Parts(statements, partial(Lane, timeout=timeout), ERRORS)
+        case "sqlite", "pysqlite":
+            from idempo.stores._sql_drivers import SQLITE_ERRORS, SqliteLane
+
+            return Parts(statements, partial(SqliteLane, timeout=timeout), SQLITE_ERRORS)
         case name, driver:
-            raise ValueError(f"the store does not know {name}+{driver}: use postgresql+psycopg")
+            raise ValueError(f"the store does not know {name}+{driver}: use {_SYNC}")
+
+
+def async_parts(
+    engine: AsyncEngine, table: sa.Table, *, timeout: float, clock: Callable[[], float]
+) -> Parts[AsyncLaneLike]:
+    """Return what an `AsyncSqlAlchemyStore` on this engine is made of.
+
+    Raises:
+        TypeError: It is no AsyncEngine.
+        ValueError: The store does not know the database, or the driver, or cannot make connections of its own.
+    """
+    if not isinstance(engine, AsyncEngine):
+        hint = ": for an Engine there is SqlAlchemyStore" if isinstance(engine, sa.Engine) else ""
+        raise TypeError(f"engine must be an sqlalchemy.ext.asyncio.AsyncEngine, not {type(engine).__name__}{hint}")
+    _check(engine.sync_engine)
+    statements = _statements(engine.dialect, table, clock)
+    match engine.dialect.name, engine.dialect.driver:
+        case "postgresql", "psycopg_async" | "psycopg":
+            from idempo.stores._sql_psycopg import ERRORS, AsyncLane
+
+            return Parts(statements, partial(AsyncLane, timeout=timeout), ERRORS)
+        case "sqlite", "aiosqlite":
+            from idempo.stores._sql_drivers import SQLITE_ERRORS, AioSqliteLane
+
+            return Parts(statements, partial(AioSqliteLane, timeout=timeout), SQLITE_ERRORS)
+        case name, driver:
+            raise ValueError(f"the store does not know {name}+{driver}: use {_ASYNC}")
+
+
+def _check(engine: sa.Engine) -> None:
+    url = engine.url
+    if engine.dialect.name == "sqlite" and (
+        url.database in (None, "", ":memory:") or url.query.get("mode") == "memory" or ":memory:" in str(url.database)
+    ):
+        raise ValueError("the engine's database is in memory: for records in memory use idempo.MemoryStore")
+    if isinstance(engine.pool, StaticPool | SingletonThreadPool | AssertionPool):
+        raise ValueError(  # noqa: TRY004  # an engine it is
+            f"the store needs connections of its own, which a {type(engine.pool).__name__} does not make: "
+            "give it an engine with SQLAlchemy's default pool, or with a NullPool"
+        )
+
+
+def _statements(dialect: sa.Dialect, table: sa.Table, clock: Callable[[], float]) -> Statements:
+    name = quoted(table, dialect)
+    match dialect.name:
+        case "postgresql":
+            from idempo.stores._sql_postgresql import PostgreSQL
+
+            return PostgreSQL(name)
+        case _:
+            return Stepwise(name, attrs.evolve(SQLITE, clock=clock))

@@ -13,7 +13,6 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any, Final
 
-from idempo.errors import RecordError
 from idempo.records import Claim, Key, Record, State
 from idempo.stores import _transitions
 from idempo.stores._sql_records import (
@@ -28,7 +27,7 @@ from idempo.stores._sql_records import (
     named,
     prefix_of,
     record_of,
-    text_of,
+    spelled_as,
 )
 from idempo.stores._sql_scripts import BATCH, ROUNDS, Script, outrun
 
@@ -310,14 +309,11 @@ class PostgreSQL:
 
     def page(self, namespace: str, after: bytes) -> Script[tuple[list[tuple[Key, Record]], bytes | None]]:
         """Return live records of a namespace, and where the next page begins, or None after the last."""
-        prefix, spelled = prefix_of(namespace)
+        prefix, _ = prefix_of(namespace)
         rows = yield self._page, {"after": after or prefix, "last": prefix + b"\xff" * 32}
         found: list[tuple[Key, Record]] = []
         for id_, space, value, now, *row in rows:
-            name = Name(id_, space, value)
-            if space != spelled or prefix + sha256(value).digest() != id_:
-                raise RecordError(f"a record of namespace {namespace!r} is damaged")
-            key = Key(namespace, text_of(value))
+            key, name = spelled_as(namespace, id_, space, value)
             record = decoded(key, name, row, now)
             if record is not None:
                 found.append((key, record))

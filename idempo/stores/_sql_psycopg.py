@@ -43,6 +43,11 @@ def _patient(connection: Any, seconds: float) -> Callable[..., Any]:
     return wait
 
 
+def _finish_with(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Let the connection be closed when it is dropped, as with a store that nobody closed: no warning is due then."""
+    weakref.finalize(connection, connection.pgconn.finish).atexit = False
+
+
 class Lane:
     """A connection and its cursor."""
 
@@ -50,6 +55,7 @@ class Lane:
         connection.wait = _patient(connection, timeout)  # type: ignore[method-assign]
         connection.commit()  # what listeners of the engine's may have begun
         connection.autocommit = True
+        _finish_with(connection)
         self._connection = connection
         self._cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection, row_factory=tuple_row)
         self._cursor.format = psycopg.pq.Format.BINARY
@@ -74,6 +80,7 @@ class AsyncLane:
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], timeout: float) -> None:
         connection.wait = _patient(connection, timeout)  # type: ignore[method-assign]
+        _finish_with(connection)
         self._connection = connection
         self._cursor: psycopg.AsyncCursor[Any] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
         self._cursor.format = psycopg.pq.Format.BINARY
@@ -93,6 +100,10 @@ class AsyncLane:
         """Say whether the connection can be used again after an error."""
         return self._connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the connection, without waiting for anything."""
+        await self._connection.close()
+
+    def __del__(self) -> None:
+        # Its loop is gone, or the store was dropped: in circles the finalizer comes first, else this does.
         self._connection.pgconn.finish()

@@ -46,6 +46,8 @@ READ: Final = (
 )
 CHECKED: Final = (*READ[:-1], "namespace", "key")
 """What the checksum is over."""
+COLUMNS: Final = ("id", "namespace", "key", *READ)
+"""The table's."""
 
 
 @attrs.frozen(slots=False)  # made for every call, and in half the time
@@ -177,3 +179,29 @@ def record_of(row: Row, now: int) -> Record:
         None if lease_ends is None else (lease_ends - now) / MICROSECONDS,
         (expires - now) / MICROSECONDS,
     )
+
+
+def found_at(key: Key, name: Name, row: Row) -> tuple[Record | None, int]:
+    """Return the record of a row that begins with the clock, and its token, also where it has expired.
+
+    A row of nothing but the clock is no record, with token 0.
+
+    Raises:
+        RecordError: It is of another version, or damaged.
+    """
+    now, *columns = row
+    if columns[0] is None:
+        return None, 0
+    return decoded(key, name, columns, now), columns[3]
+
+
+def spelled_as(namespace: str, id_: bytes, space: bytes, value: bytes) -> tuple[Key, Name]:
+    """Return the key of a row that was found by its namespace alone.
+
+    Raises:
+        RecordError: Its columns contradict each other.
+    """
+    prefix, spelled = prefix_of(namespace)
+    if space != spelled or prefix + hashlib.sha256(value).digest() != id_:
+        raise RecordError(f"a record of namespace {namespace!r} is damaged")
+    return Key(namespace, text_of(value)), Name(id_, space, value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -10,16 +11,53 @@ from idempo._time import seconds
 from idempo.records import Claim, Key, Record
 from idempo.stores import _sql_table
 from idempo.stores._sql_connections import Connections
-from idempo.stores._sql_engines import engine_of, sync_parts
-from idempo.stores._sql_scripts import BATCH, pages
+from idempo.stores._sql_connections_async import AsyncConnections
+from idempo.stores._sql_engines import async_parts, sync_parts
+from idempo.stores._sql_scripts import BATCH, pages, pages_async
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["SqlAlchemyStore"]
+__all__ = ["AsyncSqlAlchemyStore", "SqlAlchemyStore"]
 
 
-class SqlAlchemyStore:
+class _Both:
+    """What the two stores have in common that is no I/O."""
+
+    blocking: Final = True
+    shared: Final = True
+
+    def __init__(
+        self,
+        engine: sa.Engine | AsyncEngine,
+        table: str,
+        schema: str | None,
+        max_connections: int,
+        timeout: float | timedelta,
+    ) -> None:
+        self._engine = engine
+        self._table = _sql_table.records_table(table, schema)
+        if not isinstance(max_connections, int):
+            raise TypeError(f"max_connections must be a whole number, not {type(max_connections).__name__}")
+        if max_connections < 1:
+            raise ValueError(f"max_connections must be at least 1, not {max_connections}")
+        self._timeout = seconds(timeout, "timeout")
+
+    @property
+    def table(self) -> sa.Table:
+        """The table, for SQLAlchemy's own tools: ``store.table.to_metadata(metadata)`` shows it to a migration tool."""
+        return self._table
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._engine!r}, table={self._table.fullname!r})"
+
+    def ddl(self) -> str:
+        """Return the statements that make the table, for a migration of one's own."""
+        return _sql_table.ddl(self._table, self._engine.dialect)
+
+
+class SqlAlchemyStore(_Both):
     """Keeps records in a table of an SQL database.
 
     Each method is one statement on a connection in autocommit. The connections are the store's own, made as the engine
@@ -32,14 +70,14 @@ class SqlAlchemyStore:
         max_connections: How many connections the store opens at most.
         timeout: How long a call waits for a connection to be free, for an answer, and for others who are in the way,
             each, in seconds, before StoreError.
+        clock: For SQLite alone, which has no server: gives seconds since 1970. All processes must agree about it.
 
     Raises:
         TypeError: It is no Engine, or an argument is of the wrong type.
         ValueError: The engine's database or driver is none that the store knows, or an option is out of its range.
     """
 
-    blocking: Final = True
-    shared: Final = True
+    _engine: sa.Engine
 
     def __init__(
         self,
@@ -49,28 +87,15 @@ class SqlAlchemyStore:
         schema: str | None = None,
         max_connections: int = 10,
         timeout: float | timedelta = 10.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._engine = engine_of(engine)
-        self._records = _sql_table.records_table(table, schema)
-        parts = sync_parts(engine, self._records, seconds(timeout, "timeout"))
+        super().__init__(engine, table, schema, max_connections, timeout)
+        parts = sync_parts(engine, self.table, timeout=self._timeout, clock=clock)
         self._statements = parts.statements
         self._connections = Connections(
-            engine,
-            parts.lane,
-            parts.errors,
-            self._records.fullname,
-            size=max_connections,
-            timeout=seconds(timeout, "timeout"),
+            engine, parts.lane, parts.errors, self.table.fullname, size=max_connections, timeout=self._timeout
         )
         self._run = self._connections.run
-
-    @property
-    def table(self) -> sa.Table:
-        """The table, for SQLAlchemy's own tools."""
-        return self._records
-
-    def __repr__(self) -> str:
-        return f"SqlAlchemyStore({self._engine!r}, table={self._records.fullname!r})"
 
     def __enter__(self) -> SqlAlchemyStore:
         return self
@@ -91,13 +116,9 @@ class SqlAlchemyStore:
         """
         try:
             with self._engine.begin() as connection:
-                _sql_table.create(connection, self._records)
+                _sql_table.create(connection, self._table)
         except _sql_table.DatabaseError as error:
             raise self._connections.translated(error, ()) from error
-
-    def ddl(self) -> str:
-        """Return the statements that make the table, for a migration of one's own."""
-        return _sql_table.ddl(self._records, self._engine.dialect)
 
     def claim(
         self,
@@ -152,3 +173,102 @@ class SqlAlchemyStore:
     def sweep(self, limit: int = 1000) -> int:
         """See `SweepableStore.sweep`. Call it now and then: nothing else removes expired rows."""
         return self._run(self._statements.sweep, limit)
+
+
+class AsyncSqlAlchemyStore(_Both):
+    """`SqlAlchemyStore` for an AsyncEngine; its arguments and promises are the same.
+
+    It may be used on several event loops; each has connections of its own, at most ``max_connections`` of them.
+    """
+
+    _engine: AsyncEngine
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        table: str = "idempo_records",
+        schema: str | None = None,
+        max_connections: int = 10,
+        timeout: float | timedelta = 10.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(engine, table, schema, max_connections, timeout)
+        parts = async_parts(engine, self.table, timeout=self._timeout, clock=clock)
+        self._statements = parts.statements
+        self._connections = AsyncConnections(
+            engine, parts.lane, parts.errors, self.table.fullname, size=max_connections, timeout=self._timeout
+        )
+        self._run = self._connections.run
+
+    async def __aenter__(self) -> AsyncSqlAlchemyStore:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections of the running loop. A later call, on any loop, raises StoreError."""
+        await self._connections.close()
+
+    async def create_table(self) -> None:
+        """See `SqlAlchemyStore.create_table`."""
+        try:
+            async with self._engine.begin() as connection:
+                await connection.run_sync(_sql_table.create, self._table)
+        except _sql_table.DatabaseError as error:
+            raise self._connections.translated(error, ()) from error
+
+    async def claim(
+        self,
+        key: Key,
+        *,
+        owner: str,
+        fingerprint: bytes | None,
+        lease: float,
+        ttl: float,
+        take_over: bool | str = True,
+    ) -> Claim:
+        """See `Store.claim`.
+
+        Raises:
+            StoreFullError: The database has no room.
+        """
+        return await self._run(self._statements.claim, key, owner, fingerprint, lease, ttl, take_over)
+
+    async def complete(self, key: Key, *, owner: str, outcome: bytes, ttl: float) -> bool:
+        """See `Store.complete`."""
+        return await self._run(self._statements.complete, key, owner, outcome, ttl)
+
+    async def release(self, key: Key, *, owner: str, ttl: float) -> bool:
+        """See `Store.release`."""
+        return await self._run(self._statements.release, key, owner, ttl)
+
+    async def renew(self, key: Key, *, owner: str, lease: float, ttl: float) -> bool:
+        """See `Store.renew`."""
+        return await self._run(self._statements.renew, key, owner, lease, ttl)
+
+    async def get(self, key: Key) -> Record | None:
+        """See `Store.get`."""
+        return await self._run(self._statements.get, key)
+
+    async def delete(self, key: Key, *, owner: str | None = None) -> bool:
+        """See `Store.delete`."""
+        return await self._run(self._statements.delete, key, owner)
+
+    def scan(self, namespace: str) -> AsyncIterator[tuple[Key, Record]]:
+        """See `ScannableStore.scan`. Reads a page at a time."""
+        return pages_async(self._run, self._statements, namespace)
+
+    async def purge(self, namespace: str) -> int:
+        """See `PurgeableStore.purge`. Removes a batch at a time, damaged records too."""
+        total = 0
+        while True:
+            removed, live = await self._run(self._statements.purge, namespace)
+            total += live
+            if removed < BATCH:
+                return total
+
+    async def sweep(self, limit: int = 1000) -> int:
+        """See `SqlAlchemyStore.sweep`."""
+        return await self._run(self._statements.sweep, limit)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from idempo.records import Key
 from idempo.stores._sql_records import named
-from idempo.stores.sqlalchemy import SqlAlchemyStore
-from idempo.testing import StoreContract, check_store
+from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
+from idempo.testing import AsyncStoreContract, FakeClock, StoreContract, check_store
 
 _DAMAGE = {
-    "truncated": "outcome = substring(outcome FROM 1 FOR 3)",
+    "truncated": "outcome = substr(outcome, 1, 3)",
     "flipped": "attempt = attempt + 1",
     "newer": "version = version + 1",
-    "foreign": "state = 7, owner = 'text', fingerprint = NULL, checksum = 'none'",
+    "foreign": "state = 7, owner = fingerprint, fingerprint = NULL, checksum = id",
 }
 
 
@@ -27,13 +29,31 @@ def new_table() -> str:
     return f"records_{secrets.token_hex(6)}"
 
 
-def damage(engine: sa.Engine, table: str, key: Key, how: str) -> None:
+def opened(store: SqlAlchemyStore) -> Iterator[SqlAlchemyStore]:
+    """Make the store's table, and close everything in the end."""
+    with store:
+        store.create_table()
+        yield store
+    store._engine.dispose()
+
+
+def opened_async(store: AsyncSqlAlchemyStore, run: Callable[[Any], Any]) -> Iterator[AsyncSqlAlchemyStore]:
+    """`opened`, on a loop."""
+    run(store.create_table())
+    yield store
+    run(store.close())
+    run(store._engine.dispose())
+
+
+def damage(url: sa.URL | str, table: str, key: Key, how: str) -> None:
     """Damage a row behind the store's back."""
+    engine = sa.create_engine(url)
     with engine.begin() as connection:
         changed = connection.execute(
             sa.text(f"UPDATE {table} SET {_DAMAGE[how]} WHERE id = :id"), {"id": named(key).id}
         )
         assert changed.rowcount == 1
+    engine.dispose()
 
 
 class TestPostgresql(StoreContract):
@@ -42,25 +62,57 @@ class TestPostgresql(StoreContract):
 
     @pytest.fixture
     def store(self, postgres_url: str) -> Iterator[SqlAlchemyStore]:
-        engine = sa.create_engine(postgres_url)
-        with SqlAlchemyStore(engine, table=new_table()) as store:
-            store.create_table()
-            yield store
-        engine.dispose()
+        yield from opened(SqlAlchemyStore(sa.create_engine(postgres_url), table=new_table()))
 
     def reopen(self, store: SqlAlchemyStore) -> SqlAlchemyStore:
         return SqlAlchemyStore(store._engine, table=store.table.name)
 
-    def damage(self, store: Any, key: Key, how: str) -> None:
-        damage(store._engine, store.table.name, key, how)
+    def damage(self, store: SqlAlchemyStore, key: Key, how: str) -> None:
+        damage(store._engine.url, store.table.name, key, how)
+
+
+class TestAsyncPostgresql(AsyncStoreContract):
+    own_clock = True
+    unit = 0.1
+
+    @pytest.fixture
+    def store(self, postgres_url: str, run: Callable[[Any], Any]) -> Iterator[AsyncSqlAlchemyStore]:
+        yield from opened_async(AsyncSqlAlchemyStore(create_async_engine(postgres_url), table=new_table()), run)
+
+    def reopen(self, store: AsyncSqlAlchemyStore) -> AsyncSqlAlchemyStore:
+        return AsyncSqlAlchemyStore(store._engine, table=store.table.name)
+
+    def damage(self, store: AsyncSqlAlchemyStore, key: Key, how: str) -> None:
+        damage(store._engine.url, store.table.name, key, how)
+
+
+class TestSqlite(StoreContract):
+    @pytest.fixture
+    def store(self, clock: FakeClock, tmp_path: Path) -> Iterator[SqlAlchemyStore]:
+        engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
+        yield from opened(SqlAlchemyStore(engine, table=new_table(), clock=clock))
+
+    def reopen(self, store: SqlAlchemyStore) -> SqlAlchemyStore:
+        assert self._clock is not None
+        return SqlAlchemyStore(store._engine, table=store.table.name, clock=self._clock)
+
+    def damage(self, store: SqlAlchemyStore, key: Key, how: str) -> None:
+        damage(store._engine.url, store.table.name, key, how)
+
+
+class TestAsyncSqlite(AsyncStoreContract):
+    @pytest.fixture
+    def store(self, clock: FakeClock, tmp_path: Path, run: Callable[[Any], Any]) -> Iterator[AsyncSqlAlchemyStore]:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
+        yield from opened_async(AsyncSqlAlchemyStore(engine, table=new_table(), clock=clock), run)
+
+    def damage(self, store: AsyncSqlAlchemyStore, key: Key, how: str) -> None:
+        damage(f"sqlite:///{store._engine.url.database}", store.table.name, key, how)
 
 
 @pytest.mark.realtime
 @pytest.mark.parametrize("seed", range(2))
 def test_its_answers_can_be_explained_by_single_steps(postgres_url: str, seed: int) -> None:
     """Behaviours 21-23: many threads, and owners that come too late."""
-    engine = sa.create_engine(postgres_url)
-    with SqlAlchemyStore(engine, table=new_table()) as store:
-        store.create_table()
+    for store in opened(SqlAlchemyStore(sa.create_engine(postgres_url), table=new_table())):
         check_store(store, seed=seed, rounds=20)
-    engine.dispose()
