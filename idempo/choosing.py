@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from idempo.driver_joined import JoinedDriver
 from idempo.driver_sync import SyncDriver
-from idempo.protocols import TransactionalStore
+from idempo.protocols import AsyncTransactionalStore, TransactionalStore
 from idempo.terms import Terms
 from idempo.upkeep import is_async
 
@@ -48,7 +48,16 @@ class Drivers:
             TypeError: The store joins the transaction of a plain connection.
         """
         if self._async is None:
-            from idempo.driver_async import AsyncDriver  # needs asyncio, which `import idempo` does without
+            # Both need asyncio, which `import idempo` does without.
+            store = self.terms.store
+            if not isinstance(store, TransactionalStore | AsyncTransactionalStore):
+                from idempo.driver_async import AsyncDriver
 
-            self._async = AsyncDriver(self.terms)
+                self._async = AsyncDriver(self.terms)
+            elif is_async(store):
+                from idempo.driver_joined_async import AsyncJoinedDriver
+
+                self._async = AsyncJoinedDriver(self.terms)
+            else:
+                raise TypeError("a store that joins the transaction of a plain connection is for plain functions")
         return self._async

@@ -20,7 +20,6 @@ from idempo.hub import hub_of
 from idempo.loops import LoopGroup, PooledStore, answered, begin_on, landed, loop_renewer, shielded, watching
 from idempo.operation import current, inside, may_go_on, operation_of
 from idempo.policy import RERUN, Resolved
-from idempo.protocols import TransactionalStore
 from idempo.records import Claim, EventKind, Record
 from idempo.terms import Terms, kept_near, shortcut
 
@@ -29,8 +28,6 @@ class AsyncDriver:
     """Runs one guard's or one function's calls."""
 
     def __init__(self, terms: Terms) -> None:
-        if isinstance(terms.store, TransactionalStore):
-            raise TypeError("a store that joins the transaction of a plain connection is for plain functions")
         self._terms = terms
         self._hub = hub_of(terms.store)
         self._async = inspect.iscoroutinefunction(terms.store.claim)

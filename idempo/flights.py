@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import threading
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast
 
@@ -174,7 +174,7 @@ class Flight:
 
     renew_at: float
     renew_until: float
-    savepoint: AbstractContextManager[None]
+    savepoint: AbstractContextManager[None] | AbstractAsyncContextManager[None] | None
 
     def hold(self, record: Record) -> None:
         """Take note of the record that this flight's claim has made."""

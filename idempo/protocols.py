@@ -223,10 +223,24 @@ class TransactionalStore(Protocol):
     def savepoint(self) -> AbstractContextManager[None]:
         """Return a context that undoes what was written inside, record and effect, when it raises.
 
+        Where leaving it without an error has failed, it is left once more, with that error.
+
         Raises:
             LeaseLostError: When it is left without an error: the transaction was committed or rolled back inside.
             StoreError: The transaction cannot go on: roll it back, and run it again.
         """
+        ...
+
+
+@runtime_checkable
+class AsyncTransactionalStore(Protocol):
+    """Ability: `TransactionalStore` for an `AsyncStore`.
+
+    One task at a time may use what is joined, as with the connection itself.
+    """
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """See `TransactionalStore.savepoint`."""
         ...
 
 
