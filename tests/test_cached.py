@@ -329,6 +329,17 @@ def test_a_deletion_that_fails_drops_the_copy_all_the_same(store: CachedStore, f
     assert near(store) is None
 
 
+def test_what_is_at_hand_is_answered_while_the_far_store_is_gone(store: CachedStore, far: Far) -> None:
+    """Behaviours 32, 55: and nothing else: a new key is not run without the store's leave."""
+    guard = Idempotency(store)
+    guard.run("k", list, "a")
+    with far.outage():
+        assert guard.run("k", list, "a") == ["a"]
+        with pytest.raises(StoreError):
+            guard.run("another", list, "a")
+    assert guard.stats().executed == 1
+
+
 def test_looking_brings_the_copy_up_to_date(store: CachedStore, far: Far) -> None:
     """Behaviour 55: `lookup` tells how the record stands, and a copy that is behind goes."""
     operate(store)
