@@ -19,7 +19,7 @@ from idempo.stores._urls import FAMILIES, read
 from idempo.stores.memcached import MemcachedStore
 from idempo.stores.nats import NatsStore, SyncNatsStore
 from idempo.stores.redis import AsyncRedisStore, RedisStore
-from idempo.stores.sqlalchemy import SqlAlchemyStore
+from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
 from idempo.stores.sqlite import SqliteStore
 
 SECRET = "s3cr3t"
@@ -181,10 +181,36 @@ def test_postgresql(postgres_url: str) -> None:
     assert store._engine.pool.checkedin() == 0  # type: ignore[attr-defined]
 
 
+def test_postgresql_by_coroutines(postgres_url: str) -> None:
+    store = async_store_from_url(postgres_url, table="urls_async")
+    assert isinstance(store, AsyncSqlAlchemyStore)
+
+    async def scenario() -> None:
+        await store.create_table()
+        await use_async(store)
+        with pytest.raises(StoreError, match="closed"):
+            await Idempotency(store, namespace="urls").run_async("k", shout, "a")
+
+    asyncio.run(scenario())
+
+
+def test_sqlite_by_sqlalchemy(tmp_path: Path) -> None:
+    """For what else SQLAlchemy does with the file; the other scheme of SQLite's needs no library."""
+    place = f"{tmp_path}/records.db?table=records&max_connections=2"
+    store = store_from_url(f"sqlite+pysqlite:///{place}")
+    assert isinstance(store, SqlAlchemyStore)
+    store.create_table()
+    use(store)
+    other = async_store_from_url(f"sqlite+aiosqlite:///{place}")
+    asyncio.run(use_async(other))
+
+
 def test_a_driver_of_the_other_colour_is_refused() -> None:
     """Bad input: with what to do."""
     with pytest.raises(ValueError, match="one of coroutines: use async_store_from_url"):
         store_from_url("mysql+asyncmy://localhost/app")
+    with pytest.raises(ValueError, match="one of plain functions: use store_from_url"):
+        async_store_from_url("mysql+pymysql://localhost/app")
 
 
 def test_memcached(memcached_url: str) -> None:

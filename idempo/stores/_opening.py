@@ -68,7 +68,7 @@ def _owning_async(made: type, store: Callable[[Any], Any], close_client: Callabl
     class Owner(made):  # type: ignore[misc]
         async def aclose(self) -> None:
             try:
-                await super().aclose()
+                await (getattr(super(), "aclose", None) or super().close)()
             finally:
                 if close_client is not None:
                     await close_client()
@@ -206,10 +206,29 @@ def _sqlalchemy(address: Address) -> Any:
     return _owning(SqlAlchemyStore, lambda owner: owner(engine, **address.options), engine.dispose)
 
 
+def _async_sqlalchemy(address: Address) -> Any:
+    scheme = address.parts.scheme
+    with _needing(_EXTRAS.get(scheme.partition("+")[0], "sqlalchemy"), scheme):
+        from sqlalchemy.exc import InvalidRequestError
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore
+
+        try:
+            engine = _engine(address, create_async_engine)
+        except InvalidRequestError:
+            raise ValueError(
+                f"the driver of {scheme}:// is one of plain functions: use store_from_url, or another driver"
+            ) from None
+    return _owning_async(AsyncSqlAlchemyStore, lambda owner: owner(engine, **address.options), engine.dispose)
+
+
 def _engine(address: Address, create: Callable[[str], Any]) -> Any:
+    from sqlalchemy.exc import InvalidRequestError
+
     try:
         return create(address.url)
-    except ImportError:
+    except (ImportError, InvalidRequestError):
         raise
     except Exception:  # noqa: BLE001 (not from the error itself, which may show a part of the URL)
         raise ValueError(f"SQLAlchemy does not accept this {address.parts.scheme}:// URL") from None
@@ -288,5 +307,6 @@ _SYNC: Final[Mapping[str, Callable[[Address], Any]]] = {
 _ASYNC: Final[Mapping[str, Callable[[Address], Any]]] = {
     **_SYNC,  # where a store serves coroutines itself
     "redis": _async_redis,
+    "sqlalchemy": _async_sqlalchemy,
     "nats": _async_nats,
 }
