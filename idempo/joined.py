@@ -17,7 +17,8 @@ from idempo._owners import new_owner
 from idempo.decisions import Do, after_claim, failure
 from idempo.errors import IdempotencyError, LeaseLostError
 from idempo.flights import Flight, Phase
-from idempo.operation import inside
+from idempo.hub import hub_of
+from idempo.operation import inside, stands_within
 from idempo.policy import RERUN, Resolved
 from idempo.records import Claim, EventKind
 from idempo.terms import Terms
@@ -58,10 +59,12 @@ class JoinedSteps:
         self._terms = terms
         self._store = cast("Any", terms.store)
         self._enter, self._leave = enter, leave
+        self._open = hub_of(terms.store).joined
 
     def enter(self, flight: Flight) -> Steps[answers.Replayed | None]:
         """Claim the key inside a savepoint: None when it is ours to run, else what a duplicate is given."""
         terms = self._terms
+        self._board(flight)
         flight.savepoint = self._store.savepoint()
         yield Request(getattr(flight.savepoint, self._enter))
         take_over: bool | str = terms.take_over
@@ -93,6 +96,23 @@ class JoinedSteps:
             else:
                 raise answers.refusal(terms, flight.key, Do.REFUSE_DOUBT if do is Do.PROBE else do, record)
 
+    def _board(self, flight: Flight) -> None:
+        """Take note that the call opens a savepoint. They nest, and so must the calls of one transaction.
+
+        Raises:
+            RuntimeError: A savepoint is open, of a call that is none around this one: another task's, or thread's.
+        """
+        calls = self._open
+        while calls and calls[-1].over:
+            calls.pop()
+        if calls and not stands_within(calls[-1]):
+            flight.phase = Phase.ENDED
+            raise RuntimeError(
+                "another guarded call is open in this transaction: a connection or session is for one task or thread "
+                "at a time, so let the calls follow one another"
+            )
+        calls.append(flight)
+
     def complete(self, flight: Flight) -> Steps[Any]:
         """Write what the function returned, and return it; the caller's commit makes both stand."""
         if flight.forked:
@@ -101,12 +121,18 @@ class JoinedSteps:
         outcome, kind = answers.encode_value(flight)
         try:
             stored = yield from self._write(flight, outcome)
-            if stored:  # else the body itself has forgotten the key
+        except ValueError as over:  # there is no transaction any more
+            raise self._lost(flight) from over
+        if stored:  # else the body itself has forgotten the key
+            try:
                 yield from self._release(flight)
-        except (LeaseLostError, ValueError) as over:
-            flight.phase = Phase.ENDED  # nothing is left to undo
-            raise answers.lease_lost(flight, _OVER) from over
+            except LeaseLostError as over:
+                raise self._lost(flight) from over
         return answers.completed(flight, kind, stored=stored)
+
+    def _lost(self, flight: Flight) -> LeaseLostError:
+        flight.phase = Phase.ENDED  # nothing is left to undo
+        return answers.lease_lost(flight, _OVER)
 
     def settle(self, flight: Flight, error: BaseException) -> Steps[None]:
         """Undo claim and effect of a body that raised; the caller's transaction goes on."""
@@ -130,6 +156,7 @@ class JoinedSteps:
         except Exception:
             flight.savepoint = savepoint  # still to be undone
             raise
+        flight.phase = Phase.ENDED
 
     def _undo(self, flight: Flight, error: BaseException) -> Request:
         leave = getattr(flight.savepoint, self._leave)

@@ -16,7 +16,7 @@ from idempo.decisions import failure
 from idempo.errors import IdempotencyError, InProgressError, StoreError, StoreFullError
 from idempo.flights import Flight
 from idempo.hub import hub_of
-from idempo.protocols import AsyncStore, Store
+from idempo.protocols import AsyncStore, Store, TransactionalStore
 from idempo.records import Key, Record, State
 from idempo.terms import AnyStore, Terms
 
@@ -57,10 +57,10 @@ def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
     offered = hub.flights.offering(flight.id)
     if hasattr(terms.store, "near"):
         # Else a claim may be answered from what is near, and that be behind: there may be no outcome any more.
-        yield from _twice(key, lambda store: store.get(key))
+        yield from _twice(terms, key, lambda store: store.get(key))
     try:
         answer = yield from _twice(
-            key, lambda store: store.claim(key, owner=owner, fingerprint=None, lease=lease, ttl=ttl)
+            terms, key, lambda store: store.claim(key, owner=owner, fingerprint=None, lease=lease, ttl=ttl)
         )
         claim = answers.claimed(answer)
         if not claim.acquired:
@@ -70,7 +70,7 @@ def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
         flight.hold(claim.record)
         flight.value = value
         outcome, _ = answers.encode_value(flight)
-        stored = yield from _twice(key, lambda store: store.complete(key, owner=owner, outcome=outcome, ttl=ttl))
+        stored = yield from _twice(terms, key, lambda store: store.complete(key, owner=owner, outcome=outcome, ttl=ttl))
     except (InProgressError, GeneratorExit):  # nothing is ours; nobody asks any more
         raise
     except BaseException:
@@ -88,13 +88,15 @@ def resolve(terms: Terms, key: Key, value: Any) -> Steps[bool]:
     return True
 
 
-def _twice(key: Key, method: Callable[[Any], Any]) -> Steps[Any]:
-    """Ask once more where the store failed: the answer alone may have been lost."""
+def _twice(terms: Terms, key: Key, method: Callable[[Any], Any]) -> Steps[Any]:
+    """Ask once more where the store failed: the answer alone may have been lost. No transaction that failed, though."""
     try:
         return (yield key, method)
     except StoreFullError:
         raise
     except StoreError:
+        if isinstance(terms.store, TransactionalStore):
+            raise
         return (yield key, method)
 
 

@@ -244,9 +244,12 @@ def test_a_block_joins_too(shop: Shop) -> None:
             book(connection, 7, OutOfStockError())
         with guard.operation("empty"):
             pass
-    assert shop.ledger() == [5]
+        with guard.operation("given") as op:
+            op.complete(book(connection, 6))
+    assert shop.ledger() == [5, 6]
     assert shop.store.get(Key("billing", "other")) is None
     assert shop.store.get(Key("billing", "empty")) is not None
+    assert shop.kinds().count(EventKind.EXECUTED) == 3
 
 
 def test_a_decorated_function_joins_too(shop: Shop) -> None:

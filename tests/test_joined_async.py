@@ -272,7 +272,7 @@ def test_a_local_duplicate_never_sees_what_was_not_committed(shop: Shop) -> None
 
 
 def test_a_call_on_the_same_transaction_is_not_joined(shop: Shop) -> None:
-    """Behaviour 54: a second task on the same connection is told that the key is in progress."""
+    """Behaviour 54: a second task on the same connection is refused: its savepoint would be in the first one's."""
 
     async def main() -> None:
         async with shop.transaction() as (connection, guard):
@@ -285,13 +285,51 @@ def test_a_call_on_the_same_transaction_is_not_joined(shop: Shop) -> None:
 
             first = asyncio.ensure_future(guard.run_async(KEY, body, payload=5))
             await begun.wait()
-            with pytest.raises(InProgressError):
-                await guard.run_async(KEY, book, connection, 5, payload=5)
+            for key in (KEY, "other"):
+                with pytest.raises(RuntimeError, match="follow one another"):
+                    await guard.run_async(key, book, connection, 5, payload=5)
             go_on.set()
             assert await first == "booked 5"
 
     asyncio.run(main())
     assert shop.ledger() == [5]
+
+
+def test_calls_of_tasks_within_a_call_follow_one_another(shop: Shop) -> None:
+    """Behaviour 54: one at a time they may; savepoints nest, and a call that fails would take another's along."""
+
+    async def main() -> None:
+        async with shop.transaction() as (connection, guard):
+
+            async def inner(key: str) -> str:
+                return await guard.run_async(key, book, connection, 5, payload=5)
+
+            async with guard.operation("outer"):
+                assert await asyncio.create_task(inner("a")) == "booked 5"
+                answers = await asyncio.gather(inner("b"), inner("c"), return_exceptions=True)
+                assert answers[0] == "booked 5"
+                assert isinstance(answers[1], RuntimeError)
+
+    asyncio.run(main())
+    assert shop.ledger() == [5, 5]
+
+
+def test_resolving_asks_a_failed_transaction_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 54: the first error tells what is the matter; a second would only tell that there was a first."""
+    asked: list[object] = []
+
+    async def fail(key: Key, **options: object) -> bool:
+        asked.append(key)
+        raise StoreError("retry your transaction")
+
+    async def main() -> None:
+        async with shop.transaction() as (_, guard):
+            monkeypatch.setattr(guard.store, "claim", fail)
+            with pytest.raises(StoreError, match="retry your transaction"):
+                await guard.resolve_async(KEY, "by hand")
+
+    asyncio.run(main())
+    assert len(asked) == 1
 
 
 def test_a_block_and_a_decorated_function_join_too(shop: Shop) -> None:
