@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -30,6 +30,14 @@ def key(value: str = "order-42") -> Key:
 def claimed(store: Any, key: Key, owner: str = "owner-a", *, lease: float = 60.0) -> Any:
     """Claim for a minute."""
     return store.claim(key, owner=owner, fingerprint=None, lease=lease, ttl=60.0)
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.002)
 
 
 def start_cluster(servers: Servers, nodes: int, flavour: str = "valkey") -> Sequence[Server]:

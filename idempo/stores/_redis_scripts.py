@@ -230,7 +230,7 @@ class Script:
 
 CLAIM: Final = Script(_READ + _LOOK + _CLAIM)
 COMPLETE: Final = Script(_READ + _LOOK + _COMPLETE)
-# After a claim that was never answered the release is all that keeps the key from being stuck: it must need one try only.
+# After a claim that was never answered the release is all that keeps the key from being stuck: one try must do.
 RELEASE: Final = Script(_READ + _LOOK + _RELEASE, is_rare=True)
 RENEW: Final = Script(_READ + _LOOK + _RENEW)
 GET: Final = Script(_READ + _LOOK + _GET)

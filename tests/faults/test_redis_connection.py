@@ -163,6 +163,25 @@ def test_a_claim_that_is_never_answered_wedges_nothing(proxy: Proxy, impatient: 
     assert Idempotency(beside, namespace="lost", wait=0).run("order-42", lambda: "placed") == "placed"
 
 
+def test_what_looks_at_many_keys_may_fail_on_its_way(proxy: Proxy, impatient: RedisStore, prefix: str) -> None:
+    """Behaviours 32, 52: a StoreError, and never a part of them for the whole."""
+    claimed(impatient, key())
+    for ask in (lambda: list(impatient.scan("redis")), lambda: impatient.purge("redis")):
+        proxy.drop_answers(1, only=is_script)
+        with pytest.raises(StoreError):
+            ask()
+    claimed(impatient, key())
+
+    async def main() -> None:
+        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        async with redis.asyncio.Redis(port=proxy.port, retry=retry) as client:
+            proxy.drop_answers(1, only=is_script)
+            with pytest.raises(StoreError):
+                await AsyncRedisStore(client, prefix=prefix).purge("redis")
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_through_a_lossy_way_answers_can_be_explained_by_single_steps(
     proxy: Proxy, impatient: RedisStore, seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,8 @@ import redis
 
 from idempo import Idempotency, LeaseLostError, StoreError, StoreFullError
 from idempo.records import State
-from idempo.stores.redis import RedisStore
-from tests.redis_support import claimed, key, new_prefix
+from idempo.stores.redis import AsyncRedisStore, RedisStore
+from tests.redis_support import claimed, key, new_prefix, until
 from tests.servers import every_server
 from tests.servers.fixtures import Servers
 from tests.servers.process import Server
@@ -127,7 +128,7 @@ def test_a_policy_that_may_drop_claims_is_refused_with_the_reason(servers: Serve
     """Behaviour 50: before anything is claimed, and until it is mended."""
     client = connect(servers.redis("valkey", "--maxmemory-policy", "allkeys-lru"))
     store = RedisStore(client)
-    with pytest.raises(StoreError, match="maxmemory-policy is allkeys-lru.*noeviction"):
+    with pytest.raises(StoreError, match=r"maxmemory-policy is allkeys-lru.*noeviction"):
         store.check()
     for _ in range(2):
         with pytest.raises(StoreError, match="allkeys-lru"):
@@ -170,8 +171,14 @@ def test_a_user_who_may_do_little_is_served_nevertheless(
     ]
     with pytest.raises(StoreError), store.watch(key(), lambda: None):
         pytest.fail("nobody may subscribe")
+
+    async def check() -> None:
+        async with redis.asyncio.Redis.from_url(server.url, username="little", password="secret") as other:
+            await AsyncRedisStore(other).check()
+
+    asyncio.run(check())
     assert store.delete(key())
-    with pytest.raises(StoreError, match="NoPermission|permission"):
+    with pytest.raises(StoreError, match=r"NoPermission|permission"):
         store.purge("redis")
 
 
@@ -183,3 +190,7 @@ def test_a_replica_is_written_to_by_nobody(servers: Servers, connect: Any) -> No
     with pytest.raises(StoreError, match=r"(?i)read.?only") as caught:
         Idempotency(store, namespace="replica").run("order-42", pytest.fail)
     assert caught.value.key is not None
+    claimed(RedisStore(connect(first)), key())
+    until(lambda: store.get(key()))
+    with pytest.raises(StoreError, match=r"(?i)read.?only"):
+        store.purge("redis")

@@ -18,7 +18,7 @@ from idempo import Idempotency, StoreError
 from idempo.stores import _redis_listening as listening
 from idempo.stores.redis import AsyncRedisStore, RedisStore
 from tests.forked import in_child
-from tests.redis_support import PATIENCE, claimed, key, new_prefix
+from tests.redis_support import PATIENCE, claimed, key, new_prefix, until
 from tests.servers.fixtures import Servers
 from tests.servers.proxy import Proxy
 
@@ -51,13 +51,6 @@ def store(proxy: Proxy, prefix: str) -> Iterator[RedisStore]:
 
 def listeners(store: RedisStore) -> int:
     return int(store._listener._thread is not None)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.002)
 
 
 def change(store: RedisStore, name: str = "order-42") -> None:
@@ -189,6 +182,18 @@ def test_a_server_that_does_not_confirm_is_not_waited_for(
             server.resume()
         store.close()
         assert listeners(store) == 0
+    server.pause()
+
+    async def main() -> None:
+        async with redis.asyncio.Redis(port=server.port, socket_timeout=0.1) as client:
+            with pytest.raises(StoreError, match="polls"):
+                async with AsyncRedisStore(client, prefix=prefix).watch(key(), lambda: None):
+                    pytest.fail("nobody confirmed it")
+
+    try:
+        asyncio.run(main())
+    finally:
+        server.resume()
 
 
 def test_a_listener_that_nobody_needs_ends(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,9 +288,8 @@ def test_an_event_loops_listener_ends_when_idle_or_closed(
                 monkeypatch.setattr(listening, "IDLE", 0.0)
                 async with store.watch(key(), lambda: None):
                     pass
-                async with asyncio.timeout(PATIENCE):
-                    while len(asyncio.all_tasks()) > 1:
-                        await asyncio.sleep(0.002)
+                await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=PATIENCE)
+                assert len(asyncio.all_tasks()) == 1
                 monkeypatch.undo()
             return store
 
