@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ PAGE = ROOT / "docs" / "guarantees.md"
 NAMED = re.compile(r"`(tests/[\w/]+\.py)((?:::\w+)+)`")
 
 
+@functools.cache
 def names_in(path: Path) -> set[str]:
     """Return the tests of a module, and its classes with their tests, as pytest names them."""
     found: set[str] = set()
@@ -23,6 +25,7 @@ def names_in(path: Path) -> set[str]:
     return found
 
 
+@functools.cache
 def _cases() -> set[str]:
     """Return the tests that a module's classes inherit from the suite for stores."""
     return {
