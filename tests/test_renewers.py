@@ -31,6 +31,7 @@ from idempo.testing import FlakyStore
 from idempo.testing.backend import AsyncDictBackend, DictBackend
 from tests.async_support import SlowStore
 from tests.async_support import until as until_async
+from tests.interrupting import until
 
 
 class Slow(AsyncCasStore):
@@ -303,6 +304,7 @@ def test_a_lost_lease_is_told_once(error: Exception | None) -> None:
     guard = Idempotency(store, lease=0.15, observers=[lambda event: events.append(event.kind.value)])
     with pytest.raises((LeaseLostError, ValueError)):
         guard.run("k", lose, store, error, payload=None)
+    until(lambda: events)  # the renewer tells the function first, and observers last
     assert events == ["lease_lost"]
 
 
