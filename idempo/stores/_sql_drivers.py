@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +11,16 @@ from typing import Any, Final
 from idempo.stores._sql_scripts import Rows
 
 SQLITE_ERRORS: Final = (sqlite3.Error,)
+
+# The session is the store's own. What does not fit is an error here, and never cut to size; no mode that gives another
+# meaning to backslashes, quotes, or a column that was assigned already.
+_STRICT: Final = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
+
+
+def _plain_cursor() -> Any:
+    from pymysql.cursors import Cursor  # type: ignore[import-untyped]
+
+    return Cursor
 
 
 class SqliteLane:
@@ -36,6 +47,71 @@ class SqliteLane:
 
     def close(self) -> None:
         """Close the connection."""
+        self._connection.close()
+
+
+class PyMySqlLane:
+    """A connection of PyMySQL's."""
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        connection.rollback()  # what listeners of the engine's may have begun
+        connection.autocommit(True)
+        if connection._read_timeout is None:
+            # PyMySQL has no other way to bound a wait once it is connected; what the application set is kept.
+            connection._read_timeout = connection._write_timeout = timeout
+        self._connection = connection
+        self._cursor = connection.cursor(_plain_cursor())
+        self.execute(_STRICT, {})
+
+    def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
+        """Execute one statement, and return its rows, or one with their number where it gives none."""
+        cursor = self._cursor
+        cursor.execute(statement, params)
+        return cursor.fetchall() if cursor.description else ((cursor.rowcount,),)
+
+    def settle(self) -> bool:
+        """Leave no transaction open, and say whether the connection can be used again."""
+        with suppress(Exception):
+            self._connection.rollback()
+            return True
+        return False
+
+    def close(self) -> None:
+        """Close the connection, without waiting for anything."""
+        self._connection._force_close()
+
+
+class AioMySqlLane:
+    """A connection of asyncmy's."""
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+
+    async def begin(self) -> None:
+        """Make the connection ready."""
+        await self._connection.rollback()
+        await self._connection.autocommit(True)
+        self._cursor = self._connection.cursor()
+        await self.execute(_STRICT, {})
+
+    async def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
+        """Execute one statement, and return its rows, or one with their number where it gives none."""
+        cursor = self._cursor
+        async with asyncio.timeout(self._timeout):
+            await cursor.execute(statement, params)
+        return await cursor.fetchall() if cursor.description else ((cursor.rowcount,),)
+
+    async def settle(self) -> bool:
+        """Leave no transaction open, and say whether the connection can be used again."""
+        with suppress(Exception):
+            async with asyncio.timeout(self._timeout):
+                await self._connection.rollback()
+            return True
+        return False
+
+    async def close(self) -> None:
+        """Close the connection, without waiting for anything."""
         self._connection.close()
 
 

@@ -53,6 +53,11 @@ def sync_parts(engine: sa.Engine, table: sa.Table, *, timeout: float, clock: Cal
             from idempo.stores._sql_drivers import SQLITE_ERRORS, SqliteLane
 
             return Parts(statements, partial(SqliteLane, timeout=timeout), SQLITE_ERRORS)
+        case "mysql" | "mariadb", "pymysql":
+            from idempo.stores._sql_drivers import PyMySqlLane
+
+            dbapi: Any = engine.dialect.dbapi
+            return Parts(statements, partial(PyMySqlLane, timeout=timeout), (dbapi.Error, OSError))
         case name, driver:
             raise ValueError(f"the store does not know {name}+{driver}: use {_SYNC}")
 
@@ -80,6 +85,12 @@ def async_parts(
             from idempo.stores._sql_drivers import SQLITE_ERRORS, AioSqliteLane
 
             return Parts(statements, partial(AioSqliteLane, timeout=timeout), SQLITE_ERRORS)
+        case "mysql" | "mariadb", "asyncmy":
+            from asyncmy.errors import Error
+
+            from idempo.stores._sql_drivers import AioMySqlLane
+
+            return Parts(statements, partial(AioMySqlLane, timeout=timeout), (Error, OSError))
         case name, driver:
             raise ValueError(f"the store does not know {name}+{driver}: use {_ASYNC}")
 
@@ -104,5 +115,9 @@ def _statements(dialect: sa.Dialect, table: sa.Table, clock: Callable[[], float]
             from idempo.stores._sql_postgresql import PostgreSQL
 
             return PostgreSQL(name)
+        case "mysql" | "mariadb":
+            from idempo.stores._sql_mysql import MySqlOrMariaDB
+
+            return MySqlOrMariaDB(name)
         case _:
             return Stepwise(name, attrs.evolve(SQLITE, clock=clock))

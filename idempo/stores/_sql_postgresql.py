@@ -41,7 +41,7 @@ _GIVEN: Final = {
     "owner": "%(owner)s::bytea",
     "outcome": "NULL::bytea",
     "namespace": "%(namespace)s::bytea",
-    "key": "%(key)s::bytea",
+    "value": "%(value)s::bytea",
 }
 _NOTHING: Final = ", ".join("NULL" for _ in READ)
 _ROW: Final = ", ".join(f"r.{name}" for name in READ)
@@ -121,7 +121,8 @@ class PostgreSQL:
         self._delete_own = removed.format(which=f"r.owner = %(owner)s::bytea AND {live} AND {_INTACT}")
         within = "r.id > %(after)s::bytea AND r.id <= %(last)s::bytea"
         self._page = (
-            f"SELECT r.id, r.namespace, r.key, {_NOW}, {_ROW} FROM {table} r WHERE {within} ORDER BY r.id LIMIT {BATCH}"
+            f"SELECT r.id, r.namespace, r.value, {_NOW}, {_ROW} FROM {table} r"
+            f" WHERE {within} ORDER BY r.id LIMIT {BATCH}"
         )
         self._purge = (
             f"WITH gone AS MATERIALIZED (SELECT r.id FROM {table} r WHERE {within}"
@@ -155,7 +156,7 @@ class PostgreSQL:
         new = {**_GIVEN, **new}
         names = ", ".join(new)
         return (
-            f"WITH found AS MATERIALIZED (SELECT r.id, {_NOW} AS now, {_ROW}, r.namespace, r.key"
+            f"WITH found AS MATERIALIZED (SELECT r.id, {_NOW} AS now, {_ROW}, r.namespace, r.value"
             f" FROM {table} r WHERE r.id = %(id)s::bytea),"
             " free AS MATERIALIZED (SELECT pg_advisory_xact_lock(%(lock)s::bigint)"
             f" WHERE NOT EXISTS (SELECT FROM found r WHERE (CASE WHEN r.expires <= r.now OR {may} THEN {_INTACT}"
@@ -204,7 +205,7 @@ class PostgreSQL:
         params = {
             "id": name.id,
             "namespace": name.namespace,
-            "key": name.key,
+            "value": name.value,
             "owner": encoded(owner),
             "fingerprint": fingerprint,
             "lease": min(float(lease), _LONGEST),
@@ -262,7 +263,7 @@ class PostgreSQL:
         params = {
             "id": name.id,
             "namespace": name.namespace,
-            "key": name.key,
+            "value": name.value,
             "owner": encoded(owner),
             "ttl": min(float(ttl), _LONGEST),
             "lock": name.number ^ self._locks,

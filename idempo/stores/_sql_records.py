@@ -22,8 +22,10 @@ VERSION: Final = 1
 RUNNING: Final = 1
 COMPLETED: Final = 2
 RELEASED: Final = 3
-_STATES: Final = {RUNNING: State.RUNNING, COMPLETED: State.COMPLETED, RELEASED: State.RELEASED}
-NUMBERS: Final = {state: number for number, state in _STATES.items()}
+TAKEN_OVER: Final = 4
+"""Running too, by a claim that was acquired over a record in doubt: how MariaDB tells that claim so."""
+NUMBERS: Final = {State.RUNNING: RUNNING, State.COMPLETED: COMPLETED, State.RELEASED: RELEASED}
+_STATES: Final = {number: state for state, number in NUMBERS.items()} | {TAKEN_OVER: State.RUNNING}
 
 MICROSECONDS: Final = 1_000_000
 LONGEST: Final = 1 << 61
@@ -44,9 +46,9 @@ READ: Final = (
     "expires",
     "checksum",
 )
-CHECKED: Final = (*READ[:-1], "namespace", "key")
+CHECKED: Final = (*READ[:-1], "namespace", "value")
 """What the checksum is over."""
-COLUMNS: Final = ("id", "namespace", "key", *READ)
+COLUMNS: Final = ("id", "namespace", "value", *READ)
 """The table's."""
 
 
@@ -58,12 +60,12 @@ class Name:
         id: What rows are found by: 16 bytes for the namespace and 32 for the value, so that those of a namespace lie
             together, and any two texts are two keys whatever the database thinks of case, accents and spaces.
         namespace: The namespace's UTF-8, lone surrogates too.
-        key: The value's.
+        value: The value's.
     """
 
     id: bytes
     namespace: bytes
-    key: bytes
+    value: bytes
 
     @property
     def number(self) -> int:
@@ -130,8 +132,8 @@ def checksum(
                 _INSTANT.pack(_INT8, 8, expires),
                 _LENGTH.pack(_BYTEA, len(name.namespace)),
                 name.namespace,
-                _LENGTH.pack(_BYTEA, len(name.key)),
-                name.key,
+                _LENGTH.pack(_BYTEA, len(name.value)),
+                name.value,
             )
         )
     ).digest()

@@ -101,7 +101,7 @@ class Stepwise:
         self._delete = f"DELETE FROM {table} WHERE id = {p('id')}"
         within = f"id > {p('after')} AND id <= {p('last')}"
         self._page = (
-            f"SELECT r.id, r.namespace, r.key, {words.now}, {columns} FROM {table} r WHERE {within}"
+            f"SELECT r.id, r.namespace, r.value, {words.now}, {columns} FROM {table} r WHERE {within}"
             f" ORDER BY r.id LIMIT {BATCH}"
         )
         self._some = (
@@ -254,7 +254,7 @@ def _values(name: Name, record: Record, now: int) -> dict[str, Any]:
         lease_ends,
         expires,
     )
-    row = {"id": name.id, "namespace": name.namespace, "key": name.key, "checksum": checksum(name, *values)}
+    row = {"id": name.id, "namespace": name.namespace, "value": name.value, "checksum": checksum(name, *values)}
     return row | dict(zip(READ, values, strict=False))
 
 

@@ -23,9 +23,9 @@ _LOCK: Final = int.from_bytes(b"idempo-t", "big", signed=True)
 
 LONGEST_NAMESPACE: Final = 2048
 """Bytes; more than 255 characters and a guard's prefix take."""
-LONGEST_KEY: Final = 1020
-LONGEST_OWNER: Final = 255
-LONGEST_FINGERPRINT: Final = 255
+LONGEST_VALUE: Final = 1020
+LONGEST_OWNER: Final = 1020
+LONGEST_FINGERPRINT: Final = 4096
 
 
 def _bytes(length: int, *, fixed: bool = False) -> sa.types.TypeEngine[bytes]:
@@ -48,7 +48,7 @@ def records_table(name: str, schema: str | None = None, metadata: sa.MetaData | 
         metadata or sa.MetaData(),
         sa.Column("id", _bytes(48, fixed=True), primary_key=True),
         sa.Column("namespace", _bytes(LONGEST_NAMESPACE), nullable=False),
-        sa.Column("key", _bytes(LONGEST_KEY), nullable=False),
+        sa.Column("value", _bytes(LONGEST_VALUE), nullable=False),
         sa.Column("version", sa.SmallInteger, nullable=False),
         sa.Column("state", sa.SmallInteger, nullable=False, comment="1 running, 2 completed, 3 released"),
         sa.Column("attempt", sa.Integer, nullable=False),
@@ -58,7 +58,7 @@ def records_table(name: str, schema: str | None = None, metadata: sa.MetaData | 
         sa.Column("outcome", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")),
         sa.Column("lease_ends", sa.BigInteger, comment="microseconds since 1970"),
         sa.Column("expires", sa.BigInteger, nullable=False, comment="microseconds since 1970"),
-        sa.Column("checksum", _bytes(32, fixed=True), nullable=False),
+        sa.Column("checksum", _bytes(32), nullable=False),
         sa.Index(f"{name[:55]}_expires", "expires"),
         schema=schema,
         mysql_engine="InnoDB",

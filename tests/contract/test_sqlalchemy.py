@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from idempo.records import Key
+from idempo.stores._sql_mysql import MySqlOrMariaDB, statements_for
 from idempo.stores._sql_records import named
 from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
 from idempo.testing import AsyncStoreContract, FakeClock, StoreContract, check_store
@@ -20,13 +21,16 @@ _DAMAGE = {
     "truncated": "outcome = substr(outcome, 1, 3)",
     "flipped": "attempt = attempt + 1",
     "newer": "version = version + 1",
-    "foreign": "state = 7, owner = fingerprint, fingerprint = NULL, checksum = id",
+    "foreign": "state = 7, owner = fingerprint, fingerprint = NULL, checksum = owner",
 }
 
 
-def new_table() -> str:
-    """Return a name that no other test uses."""
-    return f"records_{secrets.token_hex(6)}"
+_RUN = secrets.token_hex(4)
+
+
+def table_of(kind: str) -> str:
+    """Return a table's name that no other run uses: the cases of one kind share it, since each has keys of its own."""
+    return f"records_{kind}_{_RUN}"
 
 
 def opened(store: SqlAlchemyStore) -> Iterator[SqlAlchemyStore]:
@@ -62,7 +66,7 @@ class TestPostgresql(StoreContract):
 
     @pytest.fixture
     def store(self, postgres_url: str) -> Iterator[SqlAlchemyStore]:
-        yield from opened(SqlAlchemyStore(sa.create_engine(postgres_url), table=new_table()))
+        yield from opened(SqlAlchemyStore(sa.create_engine(postgres_url), table=table_of("postgresql")))
 
     def reopen(self, store: SqlAlchemyStore) -> SqlAlchemyStore:
         return SqlAlchemyStore(store._engine, table=store.table.name)
@@ -77,7 +81,9 @@ class TestAsyncPostgresql(AsyncStoreContract):
 
     @pytest.fixture
     def store(self, postgres_url: str, run: Callable[[Any], Any]) -> Iterator[AsyncSqlAlchemyStore]:
-        yield from opened_async(AsyncSqlAlchemyStore(create_async_engine(postgres_url), table=new_table()), run)
+        yield from opened_async(
+            AsyncSqlAlchemyStore(create_async_engine(postgres_url), table=table_of("asyncpostgresql")), run
+        )
 
     def reopen(self, store: AsyncSqlAlchemyStore) -> AsyncSqlAlchemyStore:
         return AsyncSqlAlchemyStore(store._engine, table=store.table.name)
@@ -86,11 +92,50 @@ class TestAsyncPostgresql(AsyncStoreContract):
         damage(store._engine.url, store.table.name, key, how)
 
 
+class TestMariadb(StoreContract):
+    own_clock = True
+    unit = 0.1
+
+    @pytest.fixture
+    def store(self, mysql_url: str) -> Iterator[SqlAlchemyStore]:
+        yield from opened(SqlAlchemyStore(sa.create_engine(mysql_url), table=table_of("mariadb")))
+
+    def reopen(self, store: SqlAlchemyStore) -> SqlAlchemyStore:
+        return SqlAlchemyStore(store._engine, table=store.table.name)
+
+    def damage(self, store: SqlAlchemyStore, key: Key, how: str) -> None:
+        damage(store._engine.url, store.table.name, key, how)
+
+
+class TestMysql(TestMariadb):
+    """As on a server that has no RETURNING."""
+
+    @pytest.fixture
+    def store(self, mysql_url: str) -> Iterator[SqlAlchemyStore]:
+        store = SqlAlchemyStore(sa.create_engine(mysql_url), table=table_of("mysql"))
+        assert isinstance(store._statements, MySqlOrMariaDB)
+        store._statements._chosen = statements_for("8.4.0", store.table.name)
+        yield from opened(store)
+
+
+class TestAsyncMariadb(AsyncStoreContract):
+    own_clock = True
+    unit = 0.1
+
+    @pytest.fixture
+    def store(self, mysql_url: str, run: Callable[[Any], Any]) -> Iterator[AsyncSqlAlchemyStore]:
+        engine = create_async_engine(mysql_url.replace("pymysql", "asyncmy"))
+        yield from opened_async(AsyncSqlAlchemyStore(engine, table=table_of("asyncmariadb")), run)
+
+    def damage(self, store: AsyncSqlAlchemyStore, key: Key, how: str) -> None:
+        damage(store._engine.url.set(drivername="mysql+pymysql"), store.table.name, key, how)
+
+
 class TestSqlite(StoreContract):
     @pytest.fixture
     def store(self, clock: FakeClock, tmp_path: Path) -> Iterator[SqlAlchemyStore]:
         engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
-        yield from opened(SqlAlchemyStore(engine, table=new_table(), clock=clock))
+        yield from opened(SqlAlchemyStore(engine, table=table_of("sqlite"), clock=clock))
 
     def reopen(self, store: SqlAlchemyStore) -> SqlAlchemyStore:
         assert self._clock is not None
@@ -104,7 +149,7 @@ class TestAsyncSqlite(AsyncStoreContract):
     @pytest.fixture
     def store(self, clock: FakeClock, tmp_path: Path, run: Callable[[Any], Any]) -> Iterator[AsyncSqlAlchemyStore]:
         engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
-        yield from opened_async(AsyncSqlAlchemyStore(engine, table=new_table(), clock=clock), run)
+        yield from opened_async(AsyncSqlAlchemyStore(engine, table=table_of("asyncsqlite"), clock=clock), run)
 
     def damage(self, store: AsyncSqlAlchemyStore, key: Key, how: str) -> None:
         damage(f"sqlite:///{store._engine.url.database}", store.table.name, key, how)
@@ -114,5 +159,5 @@ class TestAsyncSqlite(AsyncStoreContract):
 @pytest.mark.parametrize("seed", range(2))
 def test_its_answers_can_be_explained_by_single_steps(postgres_url: str, seed: int) -> None:
     """Behaviours 21-23: many threads, and owners that come too late."""
-    for store in opened(SqlAlchemyStore(sa.create_engine(postgres_url), table=new_table())):
+    for store in opened(SqlAlchemyStore(sa.create_engine(postgres_url), table=table_of("steps"))):
         check_store(store, seed=seed, rounds=20)
