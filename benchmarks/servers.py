@@ -45,7 +45,9 @@ def _sql_version(statement: str, name: str) -> Callable[[str], str]:
 def _memcached_version(url: str) -> str:
     address = urlsplit(url)
     client = import_module("pymemcache").Client((address.hostname, address.port))
-    return f"memcached {client.version().decode()}"
+    found = client.version().decode()
+    client.close()
+    return f"memcached {found}"
 
 
 def _nats_version(url: str) -> str:
