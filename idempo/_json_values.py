@@ -129,11 +129,11 @@ def encode(value: Any, kept: dict[type, Kept], names: dict[type, str]) -> bytes:
         raise CodecError("the result is nested too deep for the stack that is left") from error
 
 
-def decode(data: bytes, known: dict[str, Kept]) -> Any:
-    """Return the value that `encode` was given.
+def decoder(known: dict[str, Kept]) -> Callable[[bytes], Any]:
+    """Return what turns the bytes of `encode` back into the value; made once, since the parser is dear to make.
 
-    Raises:
-        CodecError: The bytes are not of this codec, or name a class that is not known.
+    Args:
+        known: The classes that may be read, by the names that they are written under.
     """
 
     def read_object(found: dict[str, Any]) -> Any:
@@ -158,13 +158,27 @@ def decode(data: bytes, known: dict[str, Kept]) -> Any:
         except (KeyError, ValueError) as error:
             raise CodecError(f"the record's {name} does not fit the class: {error}") from error
 
-    try:
-        return json.loads(data.decode(), object_hook=read_object, parse_constant=_no_constant)
-    except CodecError:
-        raise
-    # A record may say anything: whatever goes wrong in rebuilding what it says, the record is at fault.
-    except Exception as error:
-        raise CodecError(f"the bytes are not what JsonCodec writes ({type(error).__name__})") from error
+    parse = json.JSONDecoder(object_hook=read_object, parse_constant=_no_constant).raw_decode
+
+    def decode(data: bytes) -> Any:
+        """Return the value that was encoded.
+
+        Raises:
+            CodecError: The bytes are not of this codec, or name a class that is not known.
+        """
+        try:
+            text = data.decode()
+            value, end = parse(text)
+            if end == len(text):
+                return value
+            raise ValueError("something follows")
+        except CodecError:
+            raise
+        # A record may say anything: whatever goes wrong in rebuilding what it says, the record is at fault.
+        except Exception as error:
+            raise CodecError(f"the bytes are not what JsonCodec writes ({type(error).__name__})") from error
+
+    return decode
 
 
 def _no_constant(name: str) -> Any:

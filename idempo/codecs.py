@@ -84,15 +84,15 @@ class JsonCodec:
 
     tag: Final = b"json"
 
-    __slots__ = ("_decode", "_encode", "_kept", "_known", "_names", "types")
+    __slots__ = ("_decode", "_encode", "_kept", "_names", "types")
 
     def __init__(self, *, types: Iterable[type] = ()) -> None:
         from idempo import _json_values  # only here: decimal and zoneinfo are slow to import
 
         self._encode: Callable[..., bytes] = _json_values.encode
-        self._decode: Callable[..., Any] = _json_values.decode
         self.types = _with_fields(types)
-        self._kept, self._names, self._known = _tables(self.types)
+        self._kept, self._names, known = _tables(self.types)
+        self._decode: Callable[[bytes], Any] = _json_values.decoder(known)
 
     def __repr__(self) -> str:
         names = ", ".join(cls.__qualname__ for cls in self.types)
@@ -112,7 +112,7 @@ class JsonCodec:
         Raises:
             CodecError: The bytes are not of this codec, or name a class that it was not told of.
         """
-        return self._decode(data, self._known)
+        return self._decode(data)
 
     def for_return_type(self, annotation: Any) -> JsonCodec:
         """Return a codec that also keeps the classes in a return annotation, nested fields included.
