@@ -31,6 +31,7 @@ def postgresql_figures(size: Size, peers: Peers, servers: Servers) -> Iterator[F
         return
     peer = PEER in peers.present and reaches("postgresql", servers)
     yield from _sync_figures(url, size, peer=peer)
+    yield from _async_figures(url, size, peer=peer)
 
 
 def _label() -> str:

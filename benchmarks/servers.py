@@ -57,7 +57,7 @@ def _nats_version(url: str) -> str:
         client = await import_module("nats").connect(url)
         found = client.connected_server_version
         await client.close()
-        return f"nats-server {found}"
+        return f"nats-server {found.major}.{found.minor}.{found.patch}"
 
     return asyncio.run(ask())
 

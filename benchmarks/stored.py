@@ -131,18 +131,28 @@ def memcached_store(url: str, label: str) -> Iterator[Any]:
         client.close()
 
 
+@contextmanager
+def sync_nats_store(url: str, label: str) -> Iterator[Any]:
+    """Make a `SyncNatsStore`, and its bucket."""
+    from idempo.stores.nats import SyncNatsStore
+
+    store = SyncNatsStore(url, label)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
 @asynccontextmanager
 async def nats_store(url: str, label: str) -> AsyncIterator[Any]:
     """Make a `NatsStore`, and its bucket."""
-    import nats
-
     from idempo.stores.nats import NatsStore
 
-    client = await nats.connect(url)
+    store = NatsStore.at(url, label)
     try:
-        yield NatsStore(await client.jetstream().create_key_value(bucket=label))
+        yield store
     finally:
-        await client.close()
+        await store.aclose()
 
 
 @contextmanager
@@ -161,7 +171,16 @@ ASYNC_POSTGRESQL: Final = Stored("AsyncSqlAlchemyStore, PostgreSQL", "postgresql
 MARIADB: Final = Stored("SqlAlchemyStore, MariaDB", "mariadb", sql_store)
 ASYNC_MARIADB: Final = Stored("AsyncSqlAlchemyStore, MariaDB", "mariadb", make_async=async_sql_store)
 MEMCACHED: Final = Stored("MemcachedStore", "memcached", memcached_store, one_trip=False)
+SYNC_NATS: Final = Stored("SyncNatsStore", "nats", sync_nats_store, one_trip=False)
 NATS: Final = Stored("NatsStore", "nats", make_async=nats_store, one_trip=False)
 SQLITE: Final = Stored("SqliteStore", "", sqlite_store)
 
-NETWORKED: Final = (REDIS, ASYNC_REDIS, POSTGRESQL, MEMCACHED)
+NETWORKED: Final = (
+    REDIS,
+    ASYNC_REDIS,
+    POSTGRESQL,
+    ASYNC_POSTGRESQL,
+    MEMCACHED,
+    SYNC_NATS,
+    NATS,
+)

@@ -14,7 +14,7 @@ from uuid import uuid4
 from benchmarks.children import Child
 from benchmarks.measuring import Figure, Size
 from benchmarks.servers import Servers
-from benchmarks.stored import CACHED, NETWORKED, SQLITE, Stored
+from benchmarks.stored import CACHED, NETWORKED, SQLITE, SYNC_NATS, Stored
 
 PROCESSES: Final = 2
 STORES: Final = {stored.name: stored for stored in (SQLITE, *NETWORKED, CACHED)}
@@ -66,6 +66,8 @@ def _figure(stored: Stored, found: dict[str, Any]) -> Figure:
     note = f"of the time in idempo itself: fresh {found['fresh share']:.0%}, replay {found['replay share']:.0%}; {how}"
     if stored is SQLITE:
         note += "; SQLite itself, which has no frame of its own, is in that share"
+    if stored is SYNC_NATS:
+        note += "; waiting for the thread in which nats-py works is in that share"
     fresh, replay = found["fresh"], found["replay"]
     shown = replay if stored is CACHED else fresh
     kind = "replays" if stored is CACHED else "fresh calls"
