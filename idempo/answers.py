@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import CoroutineType
 from typing import Any, Final, TypeAlias, cast
 
-from idempo.decisions import COMPLETE_RETRY, Do, End, after_claim
+from idempo.decisions import COMPLETE_RETRY, REPLAY, Do, End, after_claim
 from idempo.envelope import Kind
 from idempo.errors import (
     CodecError,
@@ -100,7 +100,7 @@ def given(flight: Flight, end: Record | Failure) -> Replayed | None:
 
 def concluded(flight: Flight, do: Do, record: Record) -> Replayed:
     """Replay the record, or raise what is refused."""
-    if do is not Do.REPLAY:
+    if do is not REPLAY:
         raise refusal(flight.terms, flight.key, do, record)
     return Replayed(replay_record(flight.terms, flight.id, record), record.attempt, record.token)
 

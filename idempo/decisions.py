@@ -53,6 +53,16 @@ class End(enum.Enum):
     """Nobody knows what happened: leave the record in doubt at once."""
 
 
+# Reading a member off its class is a call into Python until 3.12.
+RUN: Final = Do.RUN
+WAIT: Final = Do.WAIT
+PROBE: Final = Do.PROBE
+CLAIM_ANEW: Final = Do.CLAIM_ANEW
+REPLAY: Final = Do.REPLAY
+_RELEASED: Final = State.RELEASED
+_COMPLETED: Final = State.COMPLETED
+
+
 def after_claim(claim: Claim, fingerprint: bytes | None, policy: Policy, *, own_call: bool = False) -> Do:
     """Say what follows from a store's answer, or from a record that was shared within the process.
 
@@ -63,20 +73,20 @@ def after_claim(claim: Claim, fingerprint: bytes | None, policy: Policy, *, own_
         own_call: Whether the record is of a call that the asking one stands inside of.
     """
     if claim.acquired:
-        return Do.RUN
+        return RUN
     record = claim.record
-    if record.state is State.RELEASED:
-        return Do.CLAIM_ANEW
+    if record.state is _RELEASED:
+        return CLAIM_ANEW
     if own_call and record.state is State.RUNNING:
         return Do.REFUSE_REENTRANT
     if not agree(fingerprint, record.fingerprint):
         return Do.REFUSE_MISMATCH
-    if record.state is State.COMPLETED:
-        return Do.REPLAY
+    if record.state is _COMPLETED:
+        return REPLAY
     if record.lease_left is not None and record.lease_left > 0:
-        return Do.WAIT
+        return WAIT
     if policy.in_doubt == "rerun":
-        return Do.CLAIM_ANEW
+        return CLAIM_ANEW
     return Do.REFUSE_DOUBT if policy.in_doubt == "raise" else Do.PROBE
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from idempo import answers, decisions
 from idempo._owners import new_owner
-from idempo.decisions import Do, End, after_claim, after_error, agree, failure
+from idempo.decisions import CLAIM_ANEW, PROBE, REPLAY, RUN, WAIT, Do, End, after_claim, after_error, agree, failure
 from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase
 from idempo.hub import hub_of
@@ -138,11 +138,11 @@ class AsyncDriver:
             record = claim.record
             own = not claim.acquired and inside(record.owner)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
-            if do is Do.RUN:
+            if do is RUN:
                 flight.hold(record)
                 self._hub.begin(flight, self._renewer(), took_over=claim.took_over)
                 return None
-            if do is Do.WAIT:
+            if do is WAIT:
                 flight.phase = Phase.WAITING
                 if time.monotonic() >= deadline:
                     flights.vacate(flight)
@@ -150,7 +150,7 @@ class AsyncDriver:
                 waited, polls = True, polls + 1
                 await self._wait(flight, record, deadline, polls)
                 flight.phase = Phase.CLAIMING  # from here on it may hold the key
-            elif do is Do.PROBE:
+            elif do is PROBE:
                 answer = await self._probe(flight)
                 if isinstance(answer, Resolved) or answer is RERUN:
                     take_over = record.owner
@@ -162,12 +162,12 @@ class AsyncDriver:
                 else:
                     flights.finish(flight, record)
                     raise answers.refusal(terms, flight.key, Do.REFUSE_DOUBT, record)
-            elif do is Do.CLAIM_ANEW:
+            elif do is CLAIM_ANEW:
                 flight.owner = new_owner()
                 take_over = terms.take_over
             else:
                 flights.finish(flight, record)
-                if waited and do is Do.REPLAY:
+                if waited and do is REPLAY:
                     terms.teller.tell(EventKind.WAITED, flight.key, record.attempt, time.monotonic() - started)
                 return answers.concluded(flight, do, record)
 

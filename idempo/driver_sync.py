@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from idempo import answers, decisions
 from idempo._owners import new_owner
-from idempo.decisions import Do, End, after_claim, after_error, agree, failure
+from idempo.decisions import CLAIM_ANEW, PROBE, REPLAY, RUN, WAIT, Do, End, after_claim, after_error, agree, failure
 from idempo.errors import IdempotencyError, InDoubtError, ResultNotStoredError, StoreError, StoreFullError
 from idempo.flights import LOOK_AGAIN, Failure, Flight, Id, Phase, ThreadGroup
 from idempo.hub import hub_of
@@ -141,11 +141,11 @@ class SyncDriver:
             record = claim.record
             own = not claim.acquired and inside(record.owner)
             do = after_claim(claim, flight.fingerprint, terms.policy, own_call=own)
-            if do is Do.RUN:
+            if do is RUN:
                 flight.hold(record)
                 self._hub.begin(flight, self._hub.renewer, took_over=claim.took_over)
                 return None
-            if do is Do.WAIT:
+            if do is WAIT:
                 flight.phase = Phase.WAITING
                 if time.monotonic() >= deadline:
                     flights.vacate(flight)
@@ -153,7 +153,7 @@ class SyncDriver:
                 waited, polls = True, polls + 1
                 self._wait(flight, record, deadline, polls)
                 flight.phase = Phase.CLAIMING  # from here on it may hold the key
-            elif do is Do.PROBE:
+            elif do is PROBE:
                 answer = self._probe(flight)
                 if isinstance(answer, Resolved) or answer is RERUN:
                     take_over = record.owner
@@ -165,12 +165,12 @@ class SyncDriver:
                 else:
                     flights.finish(flight, record)
                     raise answers.refusal(terms, flight.key, Do.REFUSE_DOUBT, record)
-            elif do is Do.CLAIM_ANEW:
+            elif do is CLAIM_ANEW:
                 flight.owner = new_owner()
                 take_over = terms.take_over
             else:
                 flights.finish(flight, record)
-                if waited and do is Do.REPLAY:
+                if waited and do is REPLAY:
                     terms.teller.tell(EventKind.WAITED, flight.key, record.attempt, time.monotonic() - started)
                 return answers.concluded(flight, do, record)
 
