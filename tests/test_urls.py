@@ -194,6 +194,23 @@ def test_postgresql_by_coroutines(postgres_url: str) -> None:
     asyncio.run(scenario())
 
 
+def test_mariadb_or_mysql(mysql_url: str) -> None:
+    """By either scheme, and by coroutines through the other driver."""
+    for scheme in ("mysql+pymysql", "mariadb+pymysql"):
+        store = store_from_url(mysql_url.replace("mysql+pymysql", scheme), table="urls_sync")
+        assert isinstance(store, SqlAlchemyStore)
+        store.create_table()
+        use(store)
+    other = async_store_from_url(mysql_url.replace("pymysql", "asyncmy"), table="urls_async")
+    assert isinstance(other, AsyncSqlAlchemyStore)
+
+    async def scenario() -> None:
+        await other.create_table()
+        await use_async(other)
+
+    asyncio.run(scenario())
+
+
 def test_sqlite_by_sqlalchemy(tmp_path: Path) -> None:
     """For what else SQLAlchemy does with the file; the other scheme of SQLite's needs no library."""
     place = f"{tmp_path}/records.db?table=records&max_connections=2"
