@@ -8,12 +8,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from idempo.records import Key
 from tests.servers.fixtures import Servers
 from tests.servers.process import Server, free_port
 
 PATIENCE = 30.0
+HAS_RETRIES = int(redis.__version__.partition(".")[0]) >= 6
+"""Whether the client tries again by itself; older ones do when told to."""
+PATIENT: dict[str, Any] = (
+    {}
+    if HAS_RETRIES
+    else {
+        "retry": Retry(NoBackoff(), 5),
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
+    }
+)
 SLOTS = 16384
 
 

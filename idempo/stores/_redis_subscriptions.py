@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from idempo.errors import StoreError
 
-PATIENCE: Final = 0.5
+PATIENCE: Final = 2.0
 """Seconds that a waiter waits for its subscription to be confirmed."""
 TICK: Final = 1.0
 """Seconds after which a listener looks round where the server says nothing."""

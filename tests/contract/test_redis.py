@@ -213,7 +213,7 @@ def test_a_cluster_will_do(servers: Servers) -> None:
 
     async def main() -> None:
         async with AsyncRedisCluster.from_url(server.url) as client:
-            await use_async(AsyncRedisStore(client))
+            await use_async(AsyncRedisStore(client), can_listen=hasattr(client, "pubsub"))
 
     asyncio.run(main())
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -22,9 +23,11 @@ from idempo import Idempotency, StoreError
 from idempo.records import State
 from idempo.stores.redis import AsyncRedisStore, RedisStore
 from idempo.testing import check_store
-from tests.redis_support import PATIENCE, claimed, key, new_prefix
+from tests.redis_support import PATIENCE, PATIENT, claimed, key, new_prefix
 from tests.servers.fixtures import Servers
 from tests.servers.proxy import Proxy
+
+SLEEPY: Any = {**PATIENT, "retry": Retry(NoBackoff(), 1000)} if PATIENT else {}
 
 
 def is_script(request: bytes) -> bool:
@@ -54,7 +57,7 @@ def beside(redis_url: str, prefix: str) -> Iterator[RedisStore]:
 @pytest.fixture
 def store(proxy: Proxy, prefix: str) -> Iterator[RedisStore]:
     """By way of the proxy, with a connection made, and all that is asked once asked."""
-    with redis.Redis(port=proxy.port) as client, RedisStore(client, prefix=prefix) as store:
+    with redis.Redis(port=proxy.port, **PATIENT) as client, RedisStore(client, prefix=prefix) as store:
         Idempotency(store, namespace="warm").run("up", dict)
         yield store
 
@@ -173,7 +176,7 @@ def test_what_looks_at_many_keys_may_fail_on_its_way(proxy: Proxy, impatient: Re
     claimed(impatient, key())
 
     async def main() -> None:
-        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        retry = AsyncRetry(NoBackoff(), 0)
         async with redis.asyncio.Redis(port=proxy.port, retry=retry) as client:
             proxy.drop_answers(1, only=is_script)
             with pytest.raises(StoreError):
@@ -217,14 +220,16 @@ def test_a_pool_that_is_used_up_is_a_bounded_wait_and_a_store_error(redis_url: s
     pool = redis.BlockingConnectionPool.from_url(redis_url, max_connections=2, timeout=0.05)
     with redis.Redis(connection_pool=pool) as client, RedisStore(client, prefix=prefix) as store:
         store.check()
-        taken = [pool.get_connection(), pool.get_connection()]
+        taken = [client.pubsub(), client.pubsub()]
+        for one in taken:
+            one.subscribe("elsewhere")  # and so keeps its connection
         with pytest.raises(StoreError) as caught:
             claimed(store, key())
         assert caught.value.key == key()
         with pytest.raises(StoreError), store.watch(key(), lambda: None):
             pytest.fail("there is no connection to listen by")
-        for connection in taken:
-            pool.release(connection)
+        for one in taken:
+            one.close()
         assert claimed(store, key()).acquired
     pool.disconnect()
 
@@ -244,7 +249,7 @@ def test_a_pool_of_one_connection_is_not_listened_by(redis_url: str, prefix: str
 def test_a_server_that_slept_answers_late_and_the_same_owner_wins(servers: Servers, prefix: str) -> None:
     """Behaviour 48: its claim was sent several times, and stands once."""
     server = servers.redis()
-    with redis.Redis(port=server.port, socket_timeout=0.1) as client, ThreadPoolExecutor(2) as pool:
+    with redis.Redis(port=server.port, socket_timeout=0.1, **SLEEPY) as client, ThreadPoolExecutor(2) as pool:
         store = RedisStore(client, prefix=prefix)
         claimed(store, key("warm"))
         server.pause()

@@ -13,7 +13,7 @@ import redis
 from idempo import Idempotency, LeaseLostError, StoreError, StoreFullError
 from idempo.records import State
 from idempo.stores.redis import AsyncRedisStore, RedisStore
-from tests.redis_support import claimed, key, new_prefix, until
+from tests.redis_support import PATIENT, claimed, key, new_prefix, until
 from tests.servers import every_server
 from tests.servers.fixtures import Servers
 from tests.servers.process import Server
@@ -32,7 +32,7 @@ def clients() -> Iterator[list[redis.Redis]]:
 @pytest.fixture
 def connect(clients: list[redis.Redis]) -> Any:
     def connect(server: Server, **options: Any) -> redis.Redis:
-        clients.append(redis.Redis.from_url(server.url, **options))
+        clients.append(redis.Redis.from_url(server.url, **(PATIENT | options)))
         return clients[-1]
 
     return connect
@@ -184,7 +184,7 @@ def test_a_user_who_may_do_little_is_served_nevertheless(
 
 def test_a_replica_is_written_to_by_nobody(servers: Servers, connect: Any) -> None:
     """Behaviour 32: a client that is led to one is told so, and nothing runs."""
-    first = servers.redis()
+    first = servers.redis("valkey", "--repl-diskless-sync-delay", "0")
     second = servers.redis("valkey", "--replicaof", f"{first.host} {first.port}")
     store = RedisStore(connect(second))
     with pytest.raises(StoreError, match=r"(?i)read.?only") as caught:
