@@ -153,7 +153,7 @@ class Connections:
         except IndexError:
             pass
         try:
-            return self._open()
+            return self.open()
         except self._errors as error:
             self._slots.release()
             raise self.translated(error, args) from error
@@ -161,7 +161,12 @@ class Connections:
             self._slots.release()
             raise
 
-    def _open(self) -> LaneLike:
+    def open(self) -> LaneLike:
+        """Open a connection more, which belongs to the caller.
+
+        Raises:
+            StoreError: The store was closed.
+        """
         if self._closed:
             raise StoreError("the store was closed")
         fairy = self._factory.connect()

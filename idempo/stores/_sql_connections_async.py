@@ -149,7 +149,7 @@ class AsyncConnections:
         if mine.idle:
             return mine.idle.pop()
         try:
-            return await self._open(mine)
+            return await self.open()
         except self._errors as error:
             mine.slots.release()
             raise self.translated(error, args) from error
@@ -157,11 +157,16 @@ class AsyncConnections:
             mine.slots.release()
             raise
 
-    async def _open(self, mine: _OfLoop) -> AsyncLaneLike:
+    async def open(self) -> AsyncLaneLike:
+        """Open a connection more, for this loop, which belongs to the caller.
+
+        Raises:
+            StoreError: The store was closed.
+        """
         if self._closed:
             raise StoreError("the store was closed")
         async with asyncio.timeout(self._timeout):
-            fairy = await mine.factory.raw_connection()
+            fairy = await self._of_loop().factory.raw_connection()
             connection = fairy.driver_connection
             fairy.detach()  # from here on it is the store's alone
             lane = self._lane(connection)

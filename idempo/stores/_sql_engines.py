@@ -13,6 +13,7 @@ from sqlalchemy.pool import AssertionPool, SingletonThreadPool, StaticPool
 
 from idempo.stores._sql_connections import LaneLike
 from idempo.stores._sql_connections_async import AsyncLaneLike
+from idempo.stores._sql_postgresql import PostgreSQL
 from idempo.stores._sql_scripts import Statements
 from idempo.stores._sql_stepwise import SQLITE, Stepwise
 from idempo.stores._sql_table import quoted
@@ -30,9 +31,13 @@ class Parts(Generic[_Lane]):
     statements: Statements
     lane: Callable[[Any], _Lane]
     errors: tuple[type[Exception], ...]
+    notifying: PostgreSQL | None = None
+    """The statements again, where they tell of changes."""
 
 
-def sync_parts(engine: sa.Engine, table: sa.Table, *, timeout: float, clock: Callable[[], float]) -> Parts[LaneLike]:
+def sync_parts(
+    engine: sa.Engine, table: sa.Table, *, timeout: float, clock: Callable[[], float], notify: bool
+) -> Parts[LaneLike]:
     """Return what a `SqlAlchemyStore` on this engine is made of.
 
     Raises:
@@ -43,12 +48,12 @@ def sync_parts(engine: sa.Engine, table: sa.Table, *, timeout: float, clock: Cal
         hint = ": for an AsyncEngine there is AsyncSqlAlchemyStore" if isinstance(engine, AsyncEngine) else ""
         raise TypeError(f"engine must be an sqlalchemy.Engine, not {type(engine).__name__}{hint}")
     _check(engine)
-    statements = _statements(engine.dialect, table, clock)
+    statements = _statements(engine.dialect, table, clock, notify=notify)
     match engine.dialect.name, engine.dialect.driver:
         case "postgresql", "psycopg":
             from idempo.stores._sql_psycopg import ERRORS, Lane
 
-            return Parts(statements, partial(Lane, timeout=timeout), ERRORS)
+            return Parts(statements, partial(Lane, timeout=timeout), ERRORS, _notifying(statements))
         case "sqlite", "pysqlite":
             from idempo.stores._sql_drivers import SQLITE_ERRORS, SqliteLane
 
@@ -63,7 +68,7 @@ def sync_parts(engine: sa.Engine, table: sa.Table, *, timeout: float, clock: Cal
 
 
 def async_parts(
-    engine: AsyncEngine, table: sa.Table, *, timeout: float, clock: Callable[[], float]
+    engine: AsyncEngine, table: sa.Table, *, timeout: float, clock: Callable[[], float], notify: bool
 ) -> Parts[AsyncLaneLike]:
     """Return what an `AsyncSqlAlchemyStore` on this engine is made of.
 
@@ -75,12 +80,12 @@ def async_parts(
         hint = ": for an Engine there is SqlAlchemyStore" if isinstance(engine, sa.Engine) else ""
         raise TypeError(f"engine must be an sqlalchemy.ext.asyncio.AsyncEngine, not {type(engine).__name__}{hint}")
     _check(engine.sync_engine)
-    statements = _statements(engine.dialect, table, clock)
+    statements = _statements(engine.dialect, table, clock, notify=notify)
     match engine.dialect.name, engine.dialect.driver:
         case "postgresql", "psycopg_async" | "psycopg":
             from idempo.stores._sql_psycopg import ERRORS, AsyncLane
 
-            return Parts(statements, partial(AsyncLane, timeout=timeout), ERRORS)
+            return Parts(statements, partial(AsyncLane, timeout=timeout), ERRORS, _notifying(statements))
         case "sqlite", "aiosqlite":
             from idempo.stores._sql_drivers import SQLITE_ERRORS, AioSqliteLane
 
@@ -108,16 +113,20 @@ def _check(engine: sa.Engine) -> None:
         )
 
 
-def _statements(dialect: sa.Dialect, table: sa.Table, clock: Callable[[], float]) -> Statements:
+def _statements(
+    dialect: sa.Dialect, table: sa.Table, clock: Callable[[], float], *, notify: bool = False
+) -> Statements:
     name = quoted(table, dialect)
     match dialect.name:
         case "postgresql":
-            from idempo.stores._sql_postgresql import PostgreSQL
-
-            return PostgreSQL(name)
+            return PostgreSQL(name, notify=notify)
         case "mysql" | "mariadb":
             from idempo.stores._sql_mysql import MySqlOrMariaDB
 
             return MySqlOrMariaDB(name)
         case _:
             return Stepwise(name, attrs.evolve(SQLITE, clock=clock))
+
+
+def _notifying(statements: Statements) -> PostgreSQL | None:
+    return statements if isinstance(statements, PostgreSQL) and statements.channel is not None else None

@@ -61,15 +61,15 @@ class PostgreSQL:
 
     Args:
         table: The table's name, as it stands in a statement.
-        channel: The notification channel on which changes of watched keys are told; None tells nobody.
+        notify: Whether changes of a key that somebody watches are told, on the notification channel `channel`.
     """
 
-    def __init__(self, table: str, channel: str | None = None) -> None:
-        self.channel = channel
-        # Locks go by number in a whole database: these are of this table, and of this library.
-        place = sha256(b"idempo\0" + table.encode()).digest()
+    def __init__(self, table: str, *, notify: bool = False) -> None:
+        # Locks go by number in a whole database: these are of this library and of tables of this name.
+        place = sha256(b"idempo\0" + table.rpartition(".")[2].strip('"').encode()).digest()
         self._locks = int.from_bytes(place[:8], "big", signed=True)
         self._watches = int.from_bytes(place[8:16], "big", signed=True)
+        self.channel = f"idempo_{place[16:24].hex()}" if notify else None
         told = self._told()
         by_id = f"FROM {table} r WHERE r.id = %(id)s::bytea"
         self._get = f"SELECT {_NOW}, {_ROW} {by_id}"

@@ -48,6 +48,13 @@ def _finish_with(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[A
     weakref.finalize(connection, connection.pgconn.finish).atexit = False
 
 
+def tell_all(pgconn: psycopg.pq.abc.PGconn, told: Callable[[str], None]) -> None:
+    """Read what the server has sent, and tell of the notifications in it."""
+    pgconn.consume_input()
+    while (notify := pgconn.notifies()) is not None:
+        told(notify.extra.decode())
+
+
 class Lane:
     """A connection and its cursor."""
 
@@ -65,6 +72,20 @@ class Lane:
         cursor = self._cursor
         cursor.execute(statement, params)  # pyright: ignore[reportArgumentType]  # the text is not of a literal
         return cursor.fetchall()
+
+    def listen(self, statement: str, told: Callable[[str], None]) -> None:
+        """Execute a LISTEN, and have each notification's payload told, by `execute` or `notified`."""
+        self._told = told
+        self._connection.add_notify_handler(lambda notify: told(notify.payload))
+        self._connection.execute(statement.encode())
+
+    def notified(self) -> None:
+        """Tell of the notifications that have come; called when the socket can be read."""
+        tell_all(self._connection.pgconn, self._told)
+
+    def fileno(self) -> int:
+        """Return the socket's number."""
+        return self._connection.fileno()
 
     def settle(self) -> bool:
         """Say whether the connection can be used again after an error; nothing is left open in it."""
@@ -95,6 +116,20 @@ class AsyncLane:
         cursor = self._cursor
         await cursor.execute(statement, params)  # pyright: ignore[reportArgumentType]
         return await cursor.fetchall()
+
+    async def listen(self, statement: str, told: Callable[[str], None]) -> None:
+        """See `Lane.listen`."""
+        self._told = told
+        self._connection.add_notify_handler(lambda notify: told(notify.payload))
+        await self._connection.execute(statement.encode())
+
+    def notified(self) -> None:
+        """See `Lane.notified`."""
+        tell_all(self._connection.pgconn, self._told)
+
+    def fileno(self) -> int:
+        """Return the socket's number."""
+        return self._connection.fileno()
 
     async def settle(self) -> bool:
         """Say whether the connection can be used again after an error."""

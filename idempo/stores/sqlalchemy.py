@@ -13,6 +13,8 @@ from idempo.stores import _sql_table
 from idempo.stores._sql_connections import Connections
 from idempo.stores._sql_connections_async import AsyncConnections
 from idempo.stores._sql_engines import async_parts, sync_parts
+from idempo.stores._sql_listening import Listener
+from idempo.stores._sql_listening_async import AsyncListener
 from idempo.stores._sql_scripts import BATCH, pages, pages_async
 
 if TYPE_CHECKING:
@@ -70,6 +72,9 @@ class SqlAlchemyStore(_Both):
         max_connections: How many connections the store opens at most.
         timeout: How long a call waits for a connection to be free, for an answer, and for others who are in the way,
             each, in seconds, before StoreError.
+        notify: For PostgreSQL alone: whether waiters are told of a change by LISTEN and NOTIFY, over one connection
+            more while somebody waits. Where false, as it must be behind a pooler that shares connections between
+            transactions, they poll with backoff.
         clock: For SQLite alone, which has no server: gives seconds since 1970. All processes must agree about it.
 
     Raises:
@@ -87,15 +92,20 @@ class SqlAlchemyStore(_Both):
         schema: str | None = None,
         max_connections: int = 10,
         timeout: float | timedelta = 10.0,
+        notify: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(engine, table, schema, max_connections, timeout)
-        parts = sync_parts(engine, self.table, timeout=self._timeout, clock=clock)
+        parts = sync_parts(engine, self.table, timeout=self._timeout, clock=clock, notify=notify)
         self._statements = parts.statements
         self._connections = Connections(
             engine, parts.lane, parts.errors, self.table.fullname, size=max_connections, timeout=self._timeout
         )
         self._run = self._connections.run
+        self._listener: Listener | None = None
+        if parts.notifying is not None:
+            self._listener = Listener(self._connections.open, parts.errors, parts.notifying, self._timeout)
+            self.watch = self._listener.watch
 
     def __enter__(self) -> SqlAlchemyStore:
         return self
@@ -105,6 +115,8 @@ class SqlAlchemyStore(_Both):
 
     def close(self) -> None:
         """Close the store's connections, each when its call has ended. A later call raises StoreError."""
+        if self._listener is not None:
+            self._listener.close()
         self._connections.close()
 
     def create_table(self) -> None:
@@ -191,15 +203,20 @@ class AsyncSqlAlchemyStore(_Both):
         schema: str | None = None,
         max_connections: int = 10,
         timeout: float | timedelta = 10.0,
+        notify: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(engine, table, schema, max_connections, timeout)
-        parts = async_parts(engine, self.table, timeout=self._timeout, clock=clock)
+        parts = async_parts(engine, self.table, timeout=self._timeout, clock=clock, notify=notify)
         self._statements = parts.statements
         self._connections = AsyncConnections(
             engine, parts.lane, parts.errors, self.table.fullname, size=max_connections, timeout=self._timeout
         )
         self._run = self._connections.run
+        self._listener: AsyncListener | None = None
+        if parts.notifying is not None:
+            self._listener = AsyncListener(self._connections.open, parts.errors, parts.notifying, self._timeout)
+            self.watch = self._listener.watch
 
     async def __aenter__(self) -> AsyncSqlAlchemyStore:
         return self
@@ -209,6 +226,8 @@ class AsyncSqlAlchemyStore(_Both):
 
     async def close(self) -> None:
         """Close the connections of the running loop. A later call, on any loop, raises StoreError."""
+        if self._listener is not None:
+            await self._listener.close()
         await self._connections.close()
 
     async def create_table(self) -> None:

@@ -1,0 +1,154 @@
+"""`_sql_listening` for coroutines: a task for each event loop on which a key is watched."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from idempo._fork import forks
+from idempo.errors import IdempotencyError
+from idempo.records import Key
+from idempo.stores._sql_connections import inherited
+from idempo.stores._sql_listening import IDLE, LOCK, UNLOCK, Watched, Watching, not_listening, pauses, wake_all
+from idempo.stores._sql_records import named
+
+
+class AsyncListener:
+    """`Listener` for the event loops that use the store. The arguments are the same."""
+
+    def __init__(
+        self,
+        open_: Callable[[], Awaitable[Any]],
+        errors: tuple[type[Exception], ...],
+        statements: Watching,
+        patience: float,
+    ) -> None:
+        self._open = open_
+        self._errors = (*errors, IdempotencyError)
+        self._statements = statements
+        self._patience = patience
+        self._closed = False
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
+        self._generation = forks.generation
+
+    @asynccontextmanager
+    async def watch(self, key: Key, wake: Callable[[], None]) -> AsyncIterator[None]:
+        """See `AsyncWatchableStore.watch`."""
+        mine = self._of_loop()
+        name = named(key)
+        id_ = name.id.hex()
+        watched = mine.watched.get(id_)
+        if watched is None:
+            watched = mine.watched[id_] = Watched(self._statements.watch_of(name), asyncio.Event())
+            mine.undone.append((LOCK, watched.number))
+        watched.wakes.append(wake)
+        try:
+            self._go_on(mine)
+            try:
+                async with asyncio.timeout(self._patience):
+                    await watched.ready.wait()
+            except TimeoutError:
+                raise not_listening(key) from None
+            yield
+        finally:
+            watched.wakes.remove(wake)
+            if not watched.wakes and mine.watched.get(id_) is watched:
+                del mine.watched[id_]
+                mine.undone.append((UNLOCK, watched.number))
+                self._go_on(mine)
+
+    async def close(self) -> None:
+        """End the task of this loop, and close its connection."""
+        self._closed = True
+        task = self._of_loop().task
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _of_loop(self) -> _OfLoop:
+        if self._generation != forks.generation:
+            inherited.extend(self._loops.values())
+            self._loops = weakref.WeakKeyDictionary()
+            self._generation = forks.generation
+        loop = asyncio.get_running_loop()
+        mine = self._loops.get(loop)
+        if mine is None:
+            mine = self._loops[loop] = _OfLoop()
+        return mine
+
+    def _go_on(self, mine: _OfLoop) -> None:
+        mine.nudge.set()
+        if mine.task is None and not self._closed:
+            mine.task = asyncio.get_running_loop().create_task(self._run(mine), name="idempo-listener")
+
+    async def _run(self, mine: _OfLoop) -> None:
+        try:
+            again = False
+            for pause in pauses():
+                with suppress(*self._errors, TimeoutError):
+                    lane = await self._open()
+                    try:
+                        await self._serve(mine, lane, again=again)
+                    finally:
+                        await lane.close()
+                for watched in mine.watched.values():
+                    watched.ready.clear()
+                    wake_all(watched.wakes)
+                if not mine.watched:
+                    return
+                again = True
+                await asyncio.sleep(pause)
+        finally:
+            mine.task = None
+            mine.undone.clear()
+
+    async def _serve(self, mine: _OfLoop, lane: Any, *, again: bool) -> None:
+        def told(id_: str) -> None:
+            watched = mine.watched.get(id_)
+            if watched is not None:
+                wake_all(watched.wakes)
+
+        await lane.listen(f'LISTEN "{self._statements.channel}"', told)
+        mine.undone.clear()
+        mine.undone.extend((LOCK, watched.number) for watched in mine.watched.values())
+        await _execute(mine, lane)
+        if again:  # changes of before may have been missed
+            for watched in mine.watched.values():
+                wake_all(watched.wakes)
+        loop = asyncio.get_running_loop()
+        while True:
+            # The driver itself waits for the socket while it executes a statement.
+            loop.add_reader(lane.fileno(), mine.nudge.set)
+            try:
+                async with asyncio.timeout(IDLE):
+                    await mine.nudge.wait()
+            except TimeoutError:
+                if not mine.watched and not mine.undone:
+                    return
+            finally:
+                loop.remove_reader(lane.fileno())
+            mine.nudge.clear()
+            lane.notified()
+            await _execute(mine, lane)
+
+
+class _OfLoop:
+    """What belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self.watched: dict[str, Watched[asyncio.Event]] = {}
+        self.undone: deque[tuple[str, int]] = deque()
+        self.nudge = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+
+async def _execute(mine: _OfLoop, lane: Any) -> None:
+    while mine.undone:
+        statement, number = mine.undone.popleft()
+        await lane.execute(statement, {"number": number})
+    for watched in mine.watched.values():
+        watched.ready.set()
