@@ -321,6 +321,16 @@ def test_a_client_of_coroutines_that_decodes_survives_its_bytes(redis_url: str) 
     asyncio.run(main())
 
 
+def test_a_record_takes_as_much_room_as_the_page_says(client: redis.Redis, store: RedisStore) -> None:
+    """Its outcome, and some 400 bytes more."""
+    named = Key("app.orders.charge", "order-00000042-0000-0000-000000000000")
+    store.claim(named, owner="a" * 26, fingerprint=bytes(33), lease=60, ttl=60)
+    store.complete(named, owner="a" * 26, outcome=bytes(200), ttl=60)
+    used = client.memory_usage(store._names.of(named))
+    assert isinstance(used, int)
+    assert 200 < used < 650
+
+
 class TestSubscriptions:
     """Who waits at which channel, without a server."""
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import redis
 from idempo import Idempotency, LeaseLostError, StoreError, StoreFullError
 from idempo.records import State
 from idempo.stores.redis import AsyncRedisStore, RedisStore
-from tests.redis_support import PATIENT, claimed, key, new_prefix, until
+from tests.redis_support import PATIENCE, PATIENT, claimed, key, new_prefix, until
 from tests.servers import every_server
 from tests.servers.fixtures import Servers
 from tests.servers.process import Server
@@ -180,6 +183,34 @@ def test_a_user_who_may_do_little_is_served_nevertheless(
     assert store.delete(key())
     with pytest.raises(StoreError, match=r"NoPermission|permission"):
         store.purge("redis")
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_rights_that_the_page_asks_for_are_enough(
+    servers: Servers, connect: Any, caplog: pytest.LogCaptureFixture, flavour: str
+) -> None:
+    """Behaviours 19, 50, 52: for everything, and nothing is warned about."""
+    server = servers.redis(flavour)
+    page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text(encoding="utf-8")
+    rights = page.partition("## Rights")[2].partition("## ")[0]
+    given = [right for code in re.findall(r"`([^`]*)`", rights) for right in code.split() if right[0] in "~&+"]
+    connect(server).execute_command("ACL", "SETUSER", "right", "on", ">secret", "resetchannels", "-@all", *given)
+    store = RedisStore(connect(server, username="right", password="secret"), prefix="shop:")
+    guard = Idempotency(store, namespace="redis")
+    for _ in range(2):
+        assert guard.run("order-42", str.upper, "placed") == "PLACED"
+    claimed(store, key("other"))
+    assert store.renew(key("other"), owner="owner-a", lease=1, ttl=60)
+    assert store.release(key("other"), owner="owner-a", ttl=60)
+    assert store.delete(key("other"))
+    woken = threading.Event()
+    with store.watch(key("other"), woken.set):
+        claimed(store, key("other"))
+        assert woken.wait(PATIENCE)
+    assert len(list(store.scan("redis"))) == 2
+    assert store.purge("redis") == 2
+    store.close()
+    assert caplog.records == []
 
 
 def test_a_replica_is_written_to_by_nobody(servers: Servers, connect: Any) -> None:
