@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from idempo._time import seconds
 from idempo.records import Claim, Key, Record
@@ -13,15 +13,19 @@ from idempo.stores import _sql_table
 from idempo.stores._sql_connections import Connections
 from idempo.stores._sql_connections_async import AsyncConnections
 from idempo.stores._sql_engines import async_parts, sync_parts
+from idempo.stores._sql_joining import JoiningSqlAlchemyStore, Transaction, caller_of, dialect_of
+from idempo.stores._sql_joining_async import AsyncJoiningSqlAlchemyStore, async_caller_of, sync_caller_of
+from idempo.stores._sql_joining_servers import Server, server_of
 from idempo.stores._sql_listening import Listener
 from idempo.stores._sql_listening_async import AsyncListener
 from idempo.stores._sql_scripts import BATCH, pages, pages_async
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+    from sqlalchemy.orm import Session, scoped_session
 
-__all__ = ["AsyncSqlAlchemyStore", "SqlAlchemyStore"]
+__all__ = ["AsyncJoiningSqlAlchemyStore", "AsyncSqlAlchemyStore", "JoiningSqlAlchemyStore", "SqlAlchemyStore"]
 
 
 class _Both:
@@ -37,8 +41,11 @@ class _Both:
         schema: str | None,
         max_connections: int,
         timeout: float | timedelta,
+        clock: Callable[[], float],
     ) -> None:
         self._engine = engine
+        self._clock = clock
+        self._server: Server | None = None
         self._table = _sql_table.records_table(table, schema)
         if not isinstance(max_connections, int):
             raise TypeError(f"max_connections must be a whole number, not {type(max_connections).__name__}")
@@ -57,6 +64,18 @@ class _Both:
     def ddl(self) -> str:
         """Return the statements that make the table, for a migration of one's own."""
         return _sql_table.ddl(self._table, self._engine.dialect)
+
+    def _transaction(self, caller: Any, lock_timeout: float | timedelta | None) -> Transaction:
+        limit = None if lock_timeout is None else seconds(lock_timeout, "lock_timeout")
+        dialect, known = dialect_of(caller), self._engine.dialect
+        if (dialect.name, dialect.driver) != (known.name, known.driver):
+            raise ValueError(
+                f"the transaction is one of {dialect.name}+{dialect.driver}, and the store's engine is "
+                f"{known.name}+{known.driver}: record and effect belong in the same database"
+            )
+        if self._server is None:
+            self._server = server_of(known, self._table, self._clock)
+        return Transaction(caller, self._server, self._table.fullname, limit)
 
 
 class SqlAlchemyStore(_Both):
@@ -95,7 +114,7 @@ class SqlAlchemyStore(_Both):
         notify: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(engine, table, schema, max_connections, timeout)
+        super().__init__(engine, table, schema, max_connections, timeout, clock)
         parts = sync_parts(engine, self.table, timeout=self._timeout, clock=clock, notify=notify)
         self._statements = parts.statements
         self._connections = Connections(
@@ -131,6 +150,31 @@ class SqlAlchemyStore(_Both):
                 _sql_table.create(connection, self._table)
         except _sql_table.DatabaseError as error:
             raise self._connections.translated(error, ()) from error
+
+    def joining(
+        self,
+        connection_or_session: sa.Connection | Session | scoped_session[Any],
+        *,
+        lock_timeout: float | timedelta | None = 20.0,
+    ) -> JoiningSqlAlchemyStore:
+        """Return a store that writes its record in the transaction of the caller's own connection or ORM session.
+
+        Effect and record then commit or roll back together: exactly once, for effects in the same database. A session
+        begins its transaction by this store's first statement, if it has not begun before, as by any other. Claim and
+        function stand in a savepoint, ``session.begin_nested()`` for a session.
+
+        Args:
+            connection_or_session: In the transaction to join, and not in autocommit. By an engine of the same kind of
+                database and the same driver as the store's.
+            lock_timeout: How long a duplicate waits, in seconds, for a transaction that holds its key, before
+                StoreError; where the connection has a shorter limit of its own (PostgreSQL's ``lock_timeout``, MySQL's
+                ``innodb_lock_wait_timeout`` in whole seconds, SQLite's time-out) that counts, and with None that alone.
+
+        Raises:
+            TypeError: It is neither.
+            ValueError: It is in no transaction, or of another database.
+        """
+        return JoiningSqlAlchemyStore(self._transaction(caller_of(connection_or_session), lock_timeout))
 
     def claim(
         self,
@@ -206,7 +250,7 @@ class AsyncSqlAlchemyStore(_Both):
         notify: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(engine, table, schema, max_connections, timeout)
+        super().__init__(engine, table, schema, max_connections, timeout, clock)
         parts = async_parts(engine, self.table, timeout=self._timeout, clock=clock, notify=notify)
         self._statements = parts.statements
         self._connections = AsyncConnections(
@@ -237,6 +281,20 @@ class AsyncSqlAlchemyStore(_Both):
                 await connection.run_sync(_sql_table.create, self._table)
         except _sql_table.DatabaseError as error:
             raise self._connections.translated(error, ()) from error
+
+    def joining(
+        self,
+        connection_or_session: AsyncConnection | AsyncSession | async_scoped_session[Any],
+        *,
+        lock_timeout: float | timedelta | None = 20.0,
+    ) -> AsyncJoiningSqlAlchemyStore:
+        """`SqlAlchemyStore.joining`, for coroutines.
+
+        A statement that was begun is waited for, whoever is cancelled: to break one off would cost the connection, and
+        so the whole transaction.
+        """
+        caller = async_caller_of(connection_or_session)
+        return AsyncJoiningSqlAlchemyStore(caller, self._transaction(sync_caller_of(caller), lock_timeout))
 
     async def claim(
         self,
