@@ -29,16 +29,19 @@ class Given:
 
     def __init__(self, bucket: KeyValue) -> None:
         self._bucket = bucket
+        self._loop: weakref.ReferenceType[asyncio.AbstractEventLoop] | None = None
 
     async def open(self) -> KeyValue:
         """See `Opener.open`.
 
         Raises:
-            StoreError: The bucket's connection belongs to another event loop.
+            StoreError: Another event loop has used the bucket before, and its connection belongs to that.
         """
-        theirs = getattr(self._bucket._js._nc, "_loop", None)
-        if theirs is not None and theirs is not asyncio.get_running_loop():
-            raise StoreError("the bucket's connection was opened on another event loop: make a store for each loop")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = weakref.ref(loop)
+        elif self._loop() is not loop:
+            raise StoreError("the bucket's connection belongs to another event loop: make a store for each loop")
         return self._bucket
 
     async def close(self, bucket: KeyValue) -> None:
