@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
@@ -30,6 +31,7 @@ OPERATION: Final = "KV-Operation"
 _MARKERS: Final = (OPERATION, "Nats-Marker-Reason")
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TTL: Final = "Nats-TTL"
+_WRITE: Final = "Idempo-Write"
 
 _NO_MESSAGE: Final = 10037
 _WRONG_SEQUENCE: Final = (10071, 10164)
@@ -52,6 +54,13 @@ _PASSING: Final = (
     nats.js.errors.ServiceUnavailableError,
     nats.js.errors.ServerError,
 )
+
+_UNHEARD: Final = (
+    nats.errors.NoRespondersError,
+    nats.errors.OutboundBufferLimitError,
+    nats.js.errors.NoStreamResponseError,
+)
+"""Of these it is certain that nothing came of the request."""
 
 
 def failed(error: BaseException) -> StoreError:
@@ -214,59 +223,71 @@ class Bucket:
 
     async def _last(self, key: str) -> api.RawStreamMsg | None:
         subject = self.subject(key)
-        try:
-            return await self._ask(
-                lambda: asyncio.wait_for(self.js.get_last_msg(self.stream, subject, direct=False), self._try)
-            )
-        except nats.js.errors.NotFoundError as error:
-            if error.err_code == _NO_MESSAGE:
-                return None
-            raise failed(error) from error  # the whole stream is gone
+
+        async def read() -> api.RawStreamMsg | None:
+            try:
+                return await asyncio.wait_for(self.js.get_last_msg(self.stream, subject, direct=False), self._try)
+            except nats.js.errors.NotFoundError as error:
+                if error.err_code == _NO_MESSAGE:
+                    return None
+                raise  # the whole stream is gone
+
+        found, _ = await self._ask(read)
+        return found
 
     async def _publish(
-        self, key: str, value: bytes, expected: int, ttl: float, headers: dict[str, str] | None = None
+        self, key: str, value: bytes, expected: int, ttl: float, mark: dict[str, str] | None = None
     ) -> int | None:
-        if ttl > self._longest and not headers:
+        if ttl > self._longest and mark is None:
             raise StoreError(
                 f"the bucket forgets everything after {self._longest:g} seconds, and a record was to be kept for"
                 f" {ttl:g} (ttl and lease together): give the bucket a longer TTL, or none, or the guard a shorter ttl"
             )
-        all_headers = {_EXPECTED: str(expected), **(headers or {})}
+        write = os.urandom(8).hex()
+        headers = {_EXPECTED: str(expected), _WRITE: write, **(mark or {})}
         if self._ttls:
-            all_headers[_TTL] = f"{max(math.ceil(ttl), 1)}s"
-        try:
-            # Sent again where no answer came: if the first did arrive, the second is refused for its sequence.
-            answer = await self._ask(
-                lambda: self.js.publish(
-                    self.subject(key), value, timeout=self._try, stream=self.stream, headers=dict(all_headers)
-                )
-            )
-        except nats.js.errors.APIError as error:
-            if error.err_code in _WRONG_SEQUENCE:
-                return None
-            raise failed(error) from error
-        return answer.seq
+            headers[_TTL] = f"{max(math.ceil(ttl), 1)}s"
 
-    async def _ask(self, request: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Make a request, and again while the trouble may pass; an answer that is an error goes to the caller."""
+        async def send() -> int | None:
+            try:
+                answer = await self.js.publish(
+                    self.subject(key), value, timeout=self._try, stream=self.stream, headers=dict(headers)
+                )
+            except nats.js.errors.APIError as error:
+                if error.err_code in _WRONG_SEQUENCE:
+                    return None
+                raise
+            return answer.seq
+
+        sequence, unanswered = await self._ask(send)
+        if sequence is None and unanswered:
+            # Refused for the sequence, but an earlier try may have arrived: then that is what stands, or stood.
+            found = await self._last(key)
+            if found is None or (found.headers or {}).get(_WRITE) != write:
+                raise StoreError("the answer to a write was lost, and another write has come after it, or before")
+            return _sequence(found)
+        return sequence
+
+    async def _ask(self, request: Callable[[], Awaitable[_Answer]]) -> tuple[_Answer, bool]:
+        """Make a request, and again while the trouble may pass; say also whether an earlier try may have arrived."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
-        tries = 0
+        tries, unanswered = 0, False
         while True:
             try:
-                return await request()
-            except _PASSING as error:
-                if isinstance(error, nats.js.errors.APIError) and error.err_code in _FULL:
-                    raise
-                pause = _PAUSES[min(tries, len(_PAUSES) - 1)]
-                if loop.time() + pause >= deadline:
-                    raise failed(error) from error
-                tries += 1
-                await asyncio.sleep(pause)
-            except nats.js.errors.APIError:
-                raise
+                return await request(), unanswered
             except FAILURES as error:
-                raise failed(error) from error
+                pause = _PAUSES[min(tries, len(_PAUSES) - 1)]
+                if not _passes(error) or loop.time() + pause >= deadline:
+                    raise failed(error) from error
+                unanswered = unanswered or not isinstance(error, _UNHEARD)
+            tries += 1
+            await asyncio.sleep(pause)
+
+
+def _passes(error: BaseException) -> bool:
+    full = isinstance(error, nats.js.errors.APIError) and error.err_code in _FULL
+    return isinstance(error, _PASSING) and not full
 
 
 def _is_marker(message: api.RawStreamMsg) -> bool:
