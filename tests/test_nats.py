@@ -433,6 +433,7 @@ def test_a_forked_child_has_a_thread_and_a_connection_of_its_own(nats_url: str) 
 
         in_child(child)
         in_child(store.close)  # of what it has not used, a child closes nothing
+        in_child(store._thread._end)  # nor at its end
         assert store.complete(KEY, owner="owner-a", outcome=b"parent", ttl=100.0)
 
 

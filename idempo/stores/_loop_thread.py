@@ -120,5 +120,5 @@ def _finish(
         loop.call_soon(loop.stop)
 
     asyncio.run_coroutine_threadsafe(end(), loop)
-    if thread is not threading.current_thread():
+    if thread is not threading.current_thread():  # pragma: no branch  # the garbage collector comes anywhere
         thread.join(2 * _PATIENCE)

@@ -23,7 +23,18 @@ except ImportError as error:  # pragma: no cover  # the test environments have i
 
 from idempo.errors import StoreError, StoreFullError
 
-__all__ = ["FAILURES", "Bucket", "JetStreamContext", "KeyValue", "create_bucket", "failed", "judge", "open_bucket"]
+__all__ = [
+    "FAILURES",
+    "Bucket",
+    "JetStreamContext",
+    "KeyValue",
+    "create_bucket",
+    "failed",
+    "judge",
+    "one_try",
+    "open_bucket",
+    "persistently",
+]
 
 _Answer = TypeVar("_Answer")
 
@@ -77,6 +88,13 @@ async def create_bucket(
     js: JetStreamContext, name: str, *, replicas: int = 1, max_bytes: int | None = None
 ) -> KeyValue:
     """See `NatsStore.create_bucket`."""
+    try:
+        return await _create(js, name, replicas, max_bytes)
+    except FAILURES as error:
+        raise failed(error) from error
+
+
+async def _create(js: JetStreamContext, name: str, replicas: int, max_bytes: int | None) -> KeyValue:
     config = api.StreamConfig(
         name=f"KV_{name}",
         subjects=[f"$KV.{name}.>"],
@@ -92,22 +110,20 @@ async def create_bucket(
         allow_msg_ttl=True,
     )
     try:
-        try:
-            await js.add_stream(config)
-        except nats.js.errors.APIError as error:
-            if error.err_code != _NAME_IN_USE:
-                raise
-            # There is one of other settings; whether they will do is judged when it is used.
-        return await js.key_value(name)
-    except FAILURES as error:
-        raise failed(error) from error
+        await js.add_stream(config)
+    except nats.js.errors.APIError as error:
+        if error.err_code != _NAME_IN_USE:
+            raise
+        # There is one of other settings; whether they will do is judged when it is used.
+    return await js.key_value(name)
 
 
 async def open_bucket(js: JetStreamContext, name: str, *, create: bool, replicas: int) -> KeyValue:
     """Return a bucket; where there is none, make it, or say so.
 
     Raises:
-        StoreError: There is none, or the server did not answer.
+        StoreError: There is none.
+        nats.errors.Error: The server refused, or did not answer.
     """
     try:
         return await js.key_value(name)
@@ -115,9 +131,7 @@ async def open_bucket(js: JetStreamContext, name: str, *, create: bool, replicas
         if not create:
             what = f"there is no bucket {name!r}: make it with NatsStore.create_bucket(js, {name!r})"
             raise StoreError(what) from error
-    except FAILURES as error:
-        raise failed(error) from error
-    return await create_bucket(js, name, replicas=replicas)
+    return await _create(js, name, replicas, None)
 
 
 def judge(config: api.StreamConfig, name: str) -> str | None:
@@ -157,7 +171,7 @@ class Bucket:
         self._ttls = bool(config.allow_msg_ttl)
         self._longest = config.max_age or math.inf  # nothing outlives it, whatever its own TTL
         self._timeout = timeout
-        self._try = max(timeout / 5, 0.05)
+        self._try = one_try(timeout)
 
     def subject(self, key: str) -> str:
         """Return the subject of a key."""
@@ -209,9 +223,10 @@ class Bucket:
             inactive_threshold=_CONSUMER_KEPT,
         )
         try:
+            # Tried once, and not for long: who waits is better off with a poll than without a look.
             subscription = await asyncio.wait_for(
                 self.js.subscribe(self.subject(key), stream=self.stream, config=config, cb=changed, manual_ack=True),
-                self._timeout,
+                self._try,
             )
         except FAILURES as error:
             raise failed(error) from error
@@ -269,20 +284,37 @@ class Bucket:
         return sequence
 
     async def _ask(self, request: Callable[[], Awaitable[_Answer]]) -> tuple[_Answer, bool]:
-        """Make a request, and again while the trouble may pass; say also whether an earlier try may have arrived."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
-        tries, unanswered = 0, False
-        while True:
-            try:
-                return await request(), unanswered
-            except FAILURES as error:
-                pause = _PAUSES[min(tries, len(_PAUSES) - 1)]
-                if not _passes(error) or loop.time() + pause >= deadline:
-                    raise failed(error) from error
-                unanswered = unanswered or not isinstance(error, _UNHEARD)
-            tries += 1
-            await asyncio.sleep(pause)
+        return await persistently(request, self._timeout)
+
+
+async def persistently(request: Callable[[], Awaitable[_Answer]], patience: float) -> tuple[_Answer, bool]:
+    """Make a request, and again while the trouble may pass; say also whether an earlier try may have arrived.
+
+    Args:
+        request: Sends it. It must give up by itself, in `one_try` of the time.
+        patience: How long, in seconds.
+
+    Raises:
+        StoreError: It was refused, or there was no answer.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    tries, unanswered = 0, False
+    while True:
+        try:
+            return await request(), unanswered
+        except FAILURES as error:
+            pause = _PAUSES[min(tries, len(_PAUSES) - 1)]
+            if not _passes(error) or loop.time() + pause >= deadline:
+                raise failed(error) from error
+            unanswered = unanswered or not isinstance(error, _UNHEARD)
+        tries += 1
+        await asyncio.sleep(pause)
+
+
+def one_try(timeout: float) -> float:
+    """Return how long one try of a request may take, in seconds: an answer that is lost never comes."""
+    return max(timeout / 5, 0.05)
 
 
 def _passes(error: BaseException) -> bool:

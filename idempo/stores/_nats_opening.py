@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from idempo.errors import StoreError
-from idempo.stores._nats_bucket import FAILURES, Bucket, KeyValue, failed, judge, open_bucket
+from idempo.stores._nats_bucket import FAILURES, Bucket, KeyValue, failed, judge, one_try, open_bucket, persistently
 
 
 class Opener(Protocol):
@@ -96,8 +96,11 @@ class Connecting:
         try:
             async with asyncio.timeout(self._timeout):
                 await client.connect(servers=self._servers, **options)
-                js = client.jetstream(timeout=self._timeout)
-                return await open_bucket(js, self._bucket, create=self._create, replicas=self._replicas)
+                js = client.jetstream(timeout=one_try(self._timeout))
+                bucket, _ = await persistently(
+                    lambda: open_bucket(js, self._bucket, create=self._create, replicas=self._replicas), self._timeout
+                )
+                return bucket
         except FAILURES as error:
             await _close(client)
             raise failed(error) from error
@@ -164,17 +167,16 @@ class LazyBucket:
     async def _open(self) -> tuple[KeyValue, Bucket]:
         bucket = await self._opener.open()
         try:
-            try:
-                info = (await asyncio.wait_for(bucket.status(), self._timeout)).stream_info
-            except FAILURES as error:
-                raise failed(error) from error
-            wrong = judge(info.config, bucket._name)
+            limit = one_try(self._timeout)
+            status, _ = await persistently(lambda: asyncio.wait_for(bucket.status(), limit), self._timeout)
+            config = status.stream_info.config
+            wrong = judge(config, bucket._name)
             if wrong is not None:
                 raise StoreError(wrong)
         except BaseException:
             await self._opener.close(bucket)
             raise
-        return bucket, Bucket(bucket, info.config, self._timeout)
+        return bucket, Bucket(bucket, config, self._timeout)
 
     async def get(self, key: str) -> tuple[bytes, int] | None:
         """See `AsyncCasBackend.get`."""

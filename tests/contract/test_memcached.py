@@ -105,7 +105,7 @@ def test_its_answers_can_be_explained_by_single_steps(memcached_url: str, make: 
     """Behaviours 21-23: many threads, and owners that come too late, by every kind of client."""
     store = MemcachedStore(make(_address(memcached_url)), prefix=_prefix())
     # The seventh round is of a ttl that runs out, which a server that counts whole seconds would round up beyond slack.
-    check_store(store, rounds=6, threads=6, unit=0.2, slack=0.1)
+    check_store(store, rounds=6, unit=0.1, slack=0.05)
     store._backend._close()  # type: ignore[attr-defined]
 
 

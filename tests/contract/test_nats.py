@@ -120,14 +120,14 @@ def test_its_answers_can_be_explained_by_single_steps(nats_url: str) -> None:
     """Behaviours 21-23: many threads, and owners that come too late."""
     with SyncNatsStore(nats_url, BUCKET, prefix=_prefix()) as store:
         # The seventh round is of a ttl that runs out, which message TTLs would round up beyond slack.
-        check_store(store, rounds=6, threads=6, unit=0.2, slack=0.1)
+        check_store(store, rounds=6, threads=6, unit=0.1, slack=0.05)
 
 
 def test_its_answers_by_several_clients_can_be_explained_too(nats_url: str) -> None:
     """Behaviours 21-23: on one event loop, each coroutine's requests between those of others."""
     with LoopThread() as loop:
         store = NatsStore.at(nats_url, BUCKET, prefix=_prefix())
-        check_store(store, loop=loop, rounds=6, threads=6, unit=0.2, slack=0.1)
+        check_store(store, loop=loop, rounds=6, threads=6, unit=0.1, slack=0.05)
         loop.run(store.aclose())
 
 

@@ -75,7 +75,8 @@ def cluster(servers: Servers) -> Iterator[Cluster]:
 def test_the_leader_is_killed_in_mid_call_and_the_call_completes(cluster: Cluster) -> None:
     """Behaviours 1, 27, 33, 47: exactly one run; who waits in another client gets its value; tokens go on rising."""
     prefix = new_prefix()
-    with cluster.store(prefix=prefix) as store, cluster.store(prefix=prefix) as other:
+    # An election takes some seconds, ten now and then: a step may last as long.
+    with cluster.store(prefix=prefix, timeout=15.0) as store, cluster.store(prefix=prefix, timeout=15.0) as other:
         token = claim(store).record.token
         runs: list[int] = []
         begun = threading.Event()
