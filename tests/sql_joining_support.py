@@ -213,6 +213,11 @@ def sqlite_shop(path: Path) -> Shop:
     return shop
 
 
+def mysql_shop(url: str) -> Shop:
+    """Return a shop on MariaDB."""
+    return Shop(url, url.replace("pymysql", "asyncmy"))
+
+
 def postgres_shop(url: str) -> Shop:
     """Return a shop on PostgreSQL."""
     return Shop(url, url)

@@ -1,7 +1,7 @@
 """What each kind of server needs so that a record can be written in a transaction of the caller's.
 
-The statements, how long they wait for others, and what the driver and its errors tell about the transaction. Drivers are
-known by what they carry, so none is imported.
+The statements, how long they wait for others, and what the driver and its errors tell about the transaction. Drivers
+are known by what they carry, so none is imported.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import attrs
 from sqlalchemy.exc import DBAPIError
 
-from idempo.records import Key, Record
+from idempo.errors import IdempotencyError
+from idempo.records import Claim, Key, Record
+from idempo.stores._sql_mysql import MySqlOrMariaDB
 from idempo.stores._sql_postgresql import PostgreSQL
-from idempo.stores._sql_records import found_at, named
-from idempo.stores._sql_scripts import Script, Statements
-from idempo.stores._sql_stepwise import SQLITE, Stepwise, Words
+from idempo.stores._sql_records import COLUMNS, found_at, named
+from idempo.stores._sql_scripts import Script, Statements, Step
+from idempo.stores._sql_stepwise import SQLITE, Stepwise, Words, expired_row
 from idempo.stores._sql_table import quoted
 
 if TYPE_CHECKING:
@@ -62,7 +64,18 @@ class Server(Protocol):
 def server_of(dialect: sa.Dialect, table: sa.Table, clock: Callable[[], float]) -> Server:
     """Return what is needed on the server of this dialect, which is one that the store knows."""
     name = quoted(table, dialect)
-    return _PostgreSQL(name) if dialect.name == "postgresql" else _SQLite(name, clock)
+    match dialect.name:
+        case "postgresql":
+            return _PostgreSQL(name)
+        case "sqlite":
+            return _SQLite(name, clock)
+        case _:
+            return _MySQL(name)
+
+
+def _milliseconds(limit: float) -> int:
+    # 0 would be no limit, and servers take 31 bits.
+    return min(max(1, math.ceil(limit * 1000)), 2**31 - 1)
 
 
 class _PostgreSQL:
@@ -77,7 +90,7 @@ class _PostgreSQL:
     def bounded(self, script: Script[_Answer], limit: float | None) -> Script[_Answer]:
         if limit is None:
             return (yield from script)
-        rows = yield _LIMIT, {"limit": f"{max(1, math.ceil(limit * 1000))}ms"}
+        rows = yield _LIMIT, {"limit": f"{_milliseconds(limit)}ms"}
         # Where the script fails, so has the transaction, and what is rolled back takes the setting along.
         answer = yield from script
         yield "SELECT set_config('lock_timeout', %(own)s, true)", {"own": rows[0][0]}
@@ -118,6 +131,84 @@ class LockedFirst(Stepwise):
         return found_at(key, name, rows[0])[0]
 
 
+class ReservedFirst(LockedFirst):
+    """`LockedFirst` where a row that is not there cannot be locked, but made.
+
+    The INSERT waits for whoever makes the same row, or holds it, and locks it to the end of the transaction, as an
+    UPDATE does: a plain one would let two who have waited for a third both share the row, and then lock each other out
+    (MySQL, "Locks Set by Different SQL Statements in InnoDB"). The row that it makes has expired: it is no record.
+    """
+
+    def __init__(self, table: str, words: Words) -> None:
+        super().__init__(table, words)
+        p = words.param.format
+        self._reserve = (
+            f"INSERT INTO {table} ({', '.join(COLUMNS)}) VALUES ({', '.join(p(name) for name in COLUMNS)})"
+            f" {words.upsert} id = {words.excluded.format('id')}"
+        )
+
+    def claim(
+        self, key: Key, owner: str, fingerprint: bytes | None, lease: float, ttl: float, take_over: bool | str
+    ) -> Script[Claim]:
+        """`Store.claim`."""
+        yield self._reserve, expired_row(named(key))
+        return (yield from super().claim(key, owner, fingerprint, lease, ttl, take_over))
+
+    def release(self, key: Key, owner: str, ttl: float) -> Script[bool]:
+        """`Store.release`."""
+        yield self._reserve, expired_row(named(key))
+        return (yield from super().release(key, owner, ttl))
+
+
+class _MySQL:
+    """Whoever claims waits on the row, and then sees what was committed, also under REPEATABLE READ.
+
+    A lock that was not to be had in time (1205) undoes the statement alone, and a deadlock (1213) the whole transaction
+    (MySQL, "InnoDB Error Handling").
+    """
+
+    def __init__(self, table: str) -> None:
+        self.statements = MySqlOrMariaDB(table, ReservedFirst)
+
+    def bounded(self, script: Script[_Answer], limit: float | None) -> Script[_Answer]:
+        if limit is None:
+            return (yield from script)
+        ours = min(max(1, math.ceil(limit)), _LONGEST_WAIT)
+        name = "innodb_lock_wait_timeout"
+        yield f"SET @idempo_lock_wait = @@{name}, {name} = LEAST(@@{name}, {ours})", {}
+        restore: Step = f"SET {name} = @idempo_lock_wait", {}
+        try:
+            answer = yield from script
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                yield restore
+            raise
+        except IdempotencyError:
+            yield restore
+            raise
+        yield restore
+        return answer
+
+    def prepared(self, limit: float | None) -> Script[None]:
+        yield from ()
+
+    def is_autocommit(self, driver: Any, *, prepared: bool) -> bool:
+        if not driver.get_autocommit():
+            return False
+        asked = getattr(driver, "get_transaction_status", None)  # asyncmy's; PyMySQL shows what the server said
+        return not (driver.server_status & _IN_TRANSACTION if asked is None else asked())
+
+    def is_failed(self, error: BaseException) -> bool:
+        return False
+
+    def is_savepoint_gone(self, error: BaseException) -> bool:
+        return error.args[:1] == (1305,)  # SAVEPOINT does not exist
+
+
+_IN_TRANSACTION: Final = 1  # SERVER_STATUS_IN_TRANS (MySQL, "Client/Server Protocol")
+_LONGEST_WAIT: Final = 1 << 30  # seconds; what the server's variable takes
+
+
 class _SQLite:
     """The write lock comes before anything is read.
 
@@ -138,7 +229,7 @@ class _SQLite:
             yield self._lock, {}
             return
         rows = yield "PRAGMA busy_timeout", {}
-        own, ours = rows[0][0], math.ceil(limit * 1000)
+        own, ours = rows[0][0], _milliseconds(limit)
         if own <= ours:
             yield self._lock, {}
             return

@@ -12,6 +12,7 @@ MySQL has no such thing: there, whatever writes is a transaction of several stat
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 from idempo.records import Claim, Key, Record, State
@@ -308,14 +309,15 @@ def _microseconds(seconds: float) -> int:
 class MySqlOrMariaDB:
     """`Statements` of one of the two, whichever the server says that it is."""
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, stepwise: Callable[[str, Words], Statements] = Stepwise) -> None:
         self._table = table
+        self._stepwise = stepwise
         self._chosen: Statements | None = None
 
     def _choose(self) -> Script[Statements]:
         if self._chosen is None:
             rows = yield "SELECT VERSION()", {}
-            self._chosen = statements_for(str(rows[0][0]), self._table)
+            self._chosen = statements_for(str(rows[0][0]), self._table, self._stepwise)
         return self._chosen
 
     def claim(
@@ -366,10 +368,10 @@ class MySqlOrMariaDB:
         return (yield from chosen.sweep(limit))
 
 
-def statements_for(version: str, table: str) -> Statements:
+def statements_for(version: str, table: str, stepwise: Callable[[str, Words], Statements] = Stepwise) -> Statements:
     """Return the statements for a server that says that it is of this version."""
     # "10.11.6-MariaDB-0+deb12u1"; some put "5.5.5-" before it, so that old replicas take it for a MySQL.
     found = re.search(r"(\d+)\.(\d+)\.\d+-MariaDB", version)
     if found is not None and (int(found[1]), int(found[2])) >= (10, 5):
         return MariaDB(table)
-    return Stepwise(table, MYSQL)
+    return stepwise(table, MYSQL)

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 import attrs
 
 from idempo.errors import RecordError
-from idempo.records import Claim, Key, Record
+from idempo.records import Claim, Key, Record, State
 from idempo.stores import _transitions
 from idempo.stores._sql_records import (
     COLUMNS,
@@ -236,6 +236,11 @@ class Stepwise:
     def _removing(self, token: object) -> None:
         if isinstance(token, int) and token > self._greatest_removed:
             self._greatest_removed = token
+
+
+def expired_row(name: Name) -> dict[str, Any]:
+    """Return a row that stands for no record, by the names of its columns."""
+    return _values(name, Record(State.RELEASED, None, 0, 0, "", None, None, 0.0), 0)
 
 
 def _values(name: Name, record: Record, now: int) -> dict[str, Any]:
