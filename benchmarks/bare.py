@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, TypeAlias
 
@@ -30,12 +31,14 @@ class Bare:
         note: Makes these calls on the store, and returns what they sent.
         forget: Takes out of the server what those calls left, so that their keys are new once more.
         send: Sends it, and returns the seconds that it took.
+        beside: Other ways to send it, by name, that are reported and not compared with.
     """
 
     name: str
     note: Callable[[Arguments], list[Request]]
     forget: Callable[[list[Request]], object]
     send: Callable[[list[Request]], float]
+    beside: Mapping[str, Callable[[list[Request]], float]] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -76,22 +79,24 @@ def figures_beside_bare(
     def made(name: str) -> Callable[[], Guarded]:
         return lambda: contenders[name]
 
-    def send(requests: list[Request], each: int) -> float:
+    ways = {bare.name: bare.send, **bare.beside}
+
+    def sending(way: str, requests: list[Request], each: int) -> float:
         if len(requests) != calls * each:
             raise AssertionError(f"{where}: {calls} calls sent {len(requests)} requests, not {each} each")
-        return bare.send(requests) / calls
+        return ways[way](requests) / calls
 
-    def send_fresh() -> float:
+    def sending_fresh(way: str) -> float:
         requests = bare.note(new_orders(calls))
         bare.forget(requests)
-        return send(requests, 2)
+        return sending(way, requests, 2)
 
     completed = new_orders(calls)
     bare.note(completed)
     replays = bare.note(completed)
     each_turn: dict[str, dict[str, Turn]] = {
-        "replay": {bare.name: lambda: send(replays, 1)},
-        "fresh": {bare.name: send_fresh},
+        "replay": {way: partial(sending, way, replays, 1) for way in ways},
+        "fresh": {way: partial(sending_fresh, way) for way in ways},
     }
     for name in names:
         each_turn["replay"][name] = colour.replaying(made(name), calls)
@@ -99,7 +104,7 @@ def figures_beside_bare(
     for what, contending in each_turn.items():
         turns = take_turns(contending, size.server_rounds)
         title, times = f"{where}, {colour.name} {what}", 1 if what == "replay" else 2
-        figure = turns.figure(title, OURS, bare.name, bar)
+        figure = turns.figure(title, OURS, bare.name, bar, beside=bare.beside)
         yield attrs.evolve(figure, base_name=f"{bare.name} × {times}")
         if PEER in contenders:
             yield turns.speed_up(f"{title}, against a peer", OURS, PEER, TIMES_FASTER)

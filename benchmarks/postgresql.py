@@ -20,6 +20,7 @@ from benchmarks.stored import async_sql_store, guard, guard_async, sql_store
 
 BAR: Final = 1.5
 _BARE: Final = "statement by bare psycopg"
+_KEPT: Final = "psycopg with one cursor, in binary"
 _WINDOWS: Final = 5
 _WARM: Final = 8  # psycopg prepares a statement at its sixth run
 
@@ -71,6 +72,9 @@ def _sync_figures(url: str, size: Size, *, peer: bool) -> Iterator[Figure]:
             return sent
 
         def run(request: Request) -> None:
+            connection.execute(*request).fetchall()
+
+        def run_on_cursor(request: Request) -> None:
             cursor.execute(*request)
             cursor.fetchall()
 
@@ -84,6 +88,7 @@ def _sync_figures(url: str, size: Size, *, peer: bool) -> Iterator[Figure]:
             note,
             lambda _: connection.execute(f"TRUNCATE {table}"),
             lambda requests: timed(run, requests),
+            {_KEPT: lambda requests: timed(run_on_cursor, requests)},
         )
         yield from figures_beside_bare("PostgreSQL", bare, contenders, Colour("sync", replaying, running), size, BAR)
         yield _written(ours, connection, size)
@@ -145,12 +150,24 @@ def _async_figures(url: str, size: Size, *, peer: bool) -> Iterator[Figure]:
         async def send(requests: list[Request]) -> float:
             start = perf_counter()
             for request in requests:
+                await (await connection.execute(*request)).fetchall()
+            return perf_counter() - start
+
+        async def send_on_cursor(requests: list[Request]) -> float:
+            start = perf_counter()
+            for request in requests:
                 await cursor.execute(*request)
                 await cursor.fetchall()
             return perf_counter() - start
 
         awaited.time(noted, new_orders(_WARM))
-        bare = Bare(_BARE, note, lambda _: runner.run(truncate()), lambda requests: runner.run(send(requests)))
+        bare = Bare(
+            _BARE,
+            note,
+            lambda _: runner.run(truncate()),
+            lambda requests: runner.run(send(requests)),
+            {_KEPT: lambda requests: runner.run(send_on_cursor(requests))},
+        )
         contenders = {OURS: guard_async(enter(async_sql_store(url, _label())))}
         if peer:
             contenders[PEER] = enter(idemkit_async("postgresql", url, _label()))
