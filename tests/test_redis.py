@@ -80,8 +80,7 @@ def write_by_hand(client: redis.Redis, prefix: str, value: bytes, *, left: float
     name += sha256(b"billing").hexdigest()[:32].encode() + b":" + sha256(b"order-42").hexdigest()[:32].encode()
     seconds, _ = client.time()
     rest = struct.pack(">cIddd", b"C", 3, 1.7e15, 0.0, (seconds + left) * 1e6)
-    rest += struct.pack(">I", 5) + b"owner" + struct.pack(">I", 3) + b"=\x01f"
-    rest += struct.pack(">III", 7, 8, 4 + len(value)) + b"billingorder-42"
+    rest += struct.pack(">IIIII", 5, 3, 7, 8, 4 + len(value)) + b"owner=\x01fbillingorder-42"
     outcome = struct.pack(">I", zlib.crc32(value)) + value
     client.set(name, b"i1" + sha1(name + rest).hexdigest().encode() + rest + outcome)
 

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 import zlib
-from struct import Struct, calcsize
+from struct import Struct
 from typing import Any, Final
 
 from idempo._time import LONGEST
@@ -19,11 +19,9 @@ _DIGEST: Final = 32  # hexadecimal digits: 128 bits
 
 # Where things are in a record: see `idempo.stores._redis_scripts`.
 _START: Final = 42
-_HEAD: Final = Struct(">BIdddI").unpack_from  # up to the owner's length
-_OWNER: Final = _START + calcsize(">BIdddI")
-_LENGTH: Final = Struct(">I").unpack_from
-_LENGTHS: Final = Struct(">III").unpack_from
-_CRC: Final = _LENGTH
+_FIXED: Final = Struct(">BIdddIIIII")  # from there to the texts
+_HEAD: Final = _FIXED.unpack_from
+_TEXTS: Final = _START + _FIXED.size
 _CHECKSUM: Final = 4
 _R, _C, _F = b"RCF"
 
@@ -53,18 +51,22 @@ class Names:
                 f"prefix must be 1 to {_LONGEST_PREFIX} printable ASCII characters, not {prefix[:_LONGEST_PREFIX]!r}"
             )
         self.prefix = prefix
-        # Namespaces are few.
         self._namespace = functools.lru_cache(maxsize=256)(self._of_namespace)
+        # A call asks more than once, and so does one who comes again.
+        self._name = functools.lru_cache(maxsize=1024)(self._of)
 
     def of(self, key: Key) -> bytes:
         """Return the name of a key's record, which is also that of the channel on which its changes are told."""
-        digest = hashlib.sha256(key.value.encode("utf-8", "surrogatepass")).hexdigest()
-        return self._namespace(key.namespace) + digest[:_DIGEST].encode()
+        return self._name(key.namespace, key.value)
 
     def pattern(self, namespace: str) -> bytes:
         """Return the glob pattern of the names of a namespace's records."""
         escaped = re.sub(rb"([*?\[\]\\^])", rb"\\\1", self.prefix.encode())
         return escaped + self._namespace(namespace)[len(self.prefix) :] + b"?" * _DIGEST
+
+    def _of(self, namespace: str, value: str) -> bytes:
+        digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+        return self._namespace(namespace) + digest[:_DIGEST].encode()
 
     def _of_namespace(self, namespace: str) -> bytes:
         digest = hashlib.sha256(namespace.encode("utf-8", "surrogatepass")).hexdigest()
@@ -119,27 +121,21 @@ def record_of(key: Key, second: bytes, microsecond: bytes, blob: bytes) -> Recor
     Raises:
         RecordError: Its outcome is damaged.
     """
-    state, attempt, token, lease, expiry, length = _HEAD(blob, _START)
-    at = _OWNER + length
-    owner = blob[_OWNER:at]
-    (length,) = _LENGTH(blob, at)
-    at += 4
-    fingerprint = blob[at + 1 : at + length] if length else None
-    at += length
+    state, attempt, token, lease, expiry, lo, lf, _, _, lz = _HEAD(blob, _START)
+    at = _TEXTS + lo
     outcome = None
     if state == _C:
-        ln, lv, _ = _LENGTHS(blob, at)
-        at += 12 + ln + lv
-        outcome = blob[at + _CHECKSUM :]
-        if _CRC(blob, at)[0] != zlib.crc32(outcome):
+        crc = len(blob) - lz
+        outcome = blob[crc + _CHECKSUM :]
+        if int.from_bytes(blob[crc : crc + _CHECKSUM]) != zlib.crc32(outcome):
             raise RecordError("the record cannot be read: its outcome is damaged", key=key)
     now = int(second) * _MICROSECONDS + int(microsecond)
     return Record(
         _STATES[state],
-        fingerprint,
+        blob[at + 1 : at + lf] if lf else None,
         attempt,
         int(token),
-        owner.decode("utf-8", "surrogatepass"),
+        blob[_TEXTS:at].decode("utf-8", "surrogatepass"),
         outcome,
         (lease - now) / _MICROSECONDS if state == _R else None,
         (expiry - now) / _MICROSECONDS,
@@ -148,10 +144,8 @@ def record_of(key: Key, second: bytes, microsecond: bytes, blob: bytes) -> Recor
 
 def key_of(blob: bytes) -> Key:
     """Return the key of a record that a script has found in order."""
-    at = _OWNER + _HEAD(blob, _START)[5]
-    at += 4 + _LENGTH(blob, at)[0]
-    ln, lv, _ = _LENGTHS(blob, at)
-    at += 12
+    lo, lf, ln, lv, _ = _HEAD(blob, _START)[5:]
+    at = _TEXTS + lo + lf
     namespace, value = blob[at : at + ln], blob[at + ln : at + ln + lv]
     return Key(namespace.decode("utf-8", "surrogatepass"), value.decode("utf-8", "surrogatepass"))
 

@@ -1,10 +1,10 @@
 """The Lua scripts: one per method, each a single step on one key by the server's clock.
 
 A record is one string under its key, so that a step is one read and at most one write. Its parts, in the words of the
-library *struct* that every server carries (big-endian; each text behind its length)::
+library *struct* that every server carries (big-endian)::
 
     c2 "i1"  c40 checksum  c1 state  I4 attempt  d token  d lease's end  d expiry
-    I4 c0 owner  I4 c0 fingerprint  I4 I4 I4 the lengths of  namespace  value  outcome
+    I4 I4 I4 I4 I4 the lengths of  owner  fingerprint  namespace  value  outcome, which follow
 
 Times are whole microseconds since 1970, and stay below 2^53: as doubles they lose nothing, and as texts they never
 appear but by ``string.format``, for ``tostring`` loses digits. The checksum, SHA-1 in hexadecimal, is over the key's
@@ -34,20 +34,20 @@ local function read()
     if not blob then
         return true
     end
-    local ok, format, sum, state, attempt, token, lease, expiry, owner, fingerprint, ln, lv, lz, at =
-        pcall(struct.unpack, '>c2c40c1I4dddI4c0I4c0I4I4I4', blob)
+    local ok, format, sum, state, attempt, token, lease, expiry, lo, lf, ln, lv, lz, at =
+        pcall(struct.unpack, '>c2c40c1I4dddI4I4I4I4I4', blob)
     if string.sub(blob, 1, 2) ~= 'i1' then
         if string.find(blob, '^i%d') then
             return false, 'IDEMPO it is of format ' .. string.sub(blob, 2, 2) .. ', and this idempo reads format 1'
         end
         return false, 'IDEMPO it was not written by idempo'
     end
-    if not ok or #blob ~= at - 1 + ln + lv + lz
-        or redis.sha1hex(name .. string.sub(blob, 43, at - 1 + ln + lv)) ~= sum then
+    local last = ok and at - 1 + lo + lf + ln + lv
+    if not ok or #blob ~= last + lz or redis.sha1hex(name .. string.sub(blob, 43, last)) ~= sum then
         return false, 'IDEMPO it is damaged: its checksum or its length is wrong'
     end
-    return true, blob, state, attempt, token, lease, expiry, owner, fingerprint,
-        string.sub(blob, at, at - 1 + ln + lv), ln, lv
+    return true, blob, state, attempt, token, lease, expiry, string.sub(blob, at, at - 1 + lo),
+        string.sub(blob, at + lo, at - 1 + lo + lf), string.sub(blob, at + lo + lf, last), ln, lv
 end
 """
 
@@ -63,8 +63,8 @@ end
 
 _MAKE: Final = """
 local function record(state, attempt, token, lease_end, expiry, owner, fingerprint, names, ln, lv, outcome)
-    local rest = struct.pack('>c1I4dddI4c0I4c0I4I4I4', state, attempt, token, lease_end, expiry,
-        #owner, owner, #fingerprint, fingerprint, ln, lv, #outcome) .. names
+    local rest = struct.pack('>c1I4dddI4I4I4I4I4', state, attempt, token, lease_end, expiry,
+        #owner, #fingerprint, ln, lv, #outcome) .. owner .. fingerprint .. names
     return 'i1' .. redis.sha1hex(name .. rest) .. rest .. outcome
 end
 
