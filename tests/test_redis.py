@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from hashlib import sha1, sha256
@@ -19,7 +20,7 @@ from idempo.stores._redis_clients import judge
 from idempo.stores._redis_records import Names, microseconds, translated
 from idempo.stores._redis_subscriptions import Subscriptions, Watcher
 from idempo.stores.redis import AsyncRedisStore, RedisStore
-from tests.redis_support import claimed, key, new_prefix
+from tests.redis_support import PATIENCE, claimed, key, new_prefix
 
 
 @pytest.fixture
@@ -159,6 +160,15 @@ def test_what_is_not_ours_is_said_to_be(client: redis.Redis, store: RedisStore, 
         claimed(store, key())
     assert client.get(store._names.of(key())) == kept
     assert store.delete(key())
+
+
+def test_who_waits_is_woken_when_a_damaged_record_is_removed(client: redis.Redis, store: RedisStore) -> None:
+    """Behaviours 13, 35: by somebody who has looked at it."""
+    client.hset(store._names.of(key()), "a", "b")
+    woken = threading.Event()
+    with store.watch(key(), woken.set):
+        assert store.delete(key())
+        assert woken.wait(PATIENCE)
 
 
 def test_scan_says_what_it_cannot_read_and_purge_removes_it(client: redis.Redis, store: RedisStore) -> None:
