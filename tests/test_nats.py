@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -105,6 +106,10 @@ def test_a_bucket_with_a_ttl_keeps_nothing_for_longer(nats_url: str, *, ttls: bo
             with pytest.raises(StoreError, match="forgets everything after 86400 seconds"):
                 await claim(store, ttl=DAY)
             assert (await claim(store, ttl=DAY - 15)).acquired
+            assert await store.complete(KEY, owner="owner-a", outcome=b"", ttl=100.0)
+            bucket = await store._lazy.opened()
+            kept = await js.get_last_msg(bucket.stream, bucket.subject(store._book.name(KEY)))
+            assert kept.headers.get("Nats-TTL") == ("100s" if ttls else None)  # or else as long as all of them
             assert await store.delete(KEY)
             assert (await claim(store)).acquired
 
@@ -549,3 +554,45 @@ def test_what_the_server_says_is_told_without_the_servers_address() -> None:
     assert isinstance(full, StoreFullError)
     assert "10077" in str(full)
     assert type(failed(OSError("connection refused"))) is StoreError
+
+
+RIGHTS = """
+accounts {{
+  app {{
+    jetstream: enabled
+    users: [
+      {{ user: owner, password: owner }}
+      {{ user: app, password: app, permissions: {{
+        publish: ["$KV.shop.mine.>", "$JS.API.STREAM.INFO.KV_shop", "$JS.API.STREAM.MSG.GET.KV_shop"{more}]
+        subscribe: ["_INBOX.>"]
+      }} }}
+    ]
+  }}
+}}
+"""
+
+
+@pytest.mark.parametrize("watches", [True, False])
+def test_few_rights_are_enough(servers: Servers, tmp_path: Path, *, watches: bool) -> None:
+    """To write the bucket, to read it, and to look at its settings; to be told of changes takes one more."""
+    more = ', "$JS.API.CONSUMER.CREATE.KV_shop.>"' if watches else ""
+    config = tmp_path / "nats.conf"
+    config.write_text(RIGHTS.format(more=more))
+    server = servers.nats("-c", str(config))
+    with SyncNatsStore(server.url, "shop", connect={"user": "owner", "password": "owner"}) as store:
+        assert store.get(KEY) is None
+    mine = {"user": "app", "password": "app"}
+    with SyncNatsStore(server.url, "shop", prefix="mine.", connect=mine, timeout=1.0) as store:
+        guard = Idempotency(store, namespace="n")
+        assert guard.run("k", lambda: "first") == "first"
+        assert guard.run("k", pytest.fail) == "first"
+        assert guard.forget("k")
+        if watches:
+            with store.watch(KEY, lambda: None):
+                pass
+        else:
+            with pytest.raises(StoreError), store.watch(KEY, lambda: None):
+                pass
+    with SyncNatsStore(server.url, "shop", prefix="theirs.", connect=mine, timeout=0.5) as store:
+        with pytest.raises(StoreError):
+            Idempotency(store, namespace="n").run("k", pytest.fail)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from pymemcache import PooledClient
+from pymemcache import HashClient, PooledClient
 from pymemcache.client.retrying import RetryingClient
 
 from idempo import Idempotency, Key, LeaseLostError, State, StoreError, StoreFullError
@@ -247,6 +247,23 @@ def test_memcached_evicts_what_it_likes(servers: Servers) -> None:
         for number in range(10_000):
             claim(store, key=Key("filling", str(number)))
         assert guard.run("k", lambda: "second") == "second"
+
+
+def test_what_a_failed_memcached_of_several_had_runs_again_on_another(servers: Servers) -> None:
+    """Behaviour 47: HashClient asks the others, which have never heard of its keys; those of the others stand."""
+    nodes = [servers.memcached() for _ in range(2)]
+    client = HashClient([(node.host, node.port) for node in nodes], retry_attempts=0, connect_timeout=5, timeout=5)
+    guard = Idempotency(MemcachedStore(client), namespace="n")
+    names = [str(number) for number in range(20)]
+    for name in names:
+        assert guard.run(name, str, "first") == "first"
+    nodes[0].kill()
+    with pytest.raises(StoreError):
+        for name in names:
+            guard.run(name, str, "first")
+    again = {guard.run(name, lambda: "second", payload=None) for name in names}
+    assert again == {"first", "second"}
+    client.close()
 
 
 def test_a_connection_that_is_cut_comes_back(proxy: Proxy, store: Any, beside: Any) -> None:

@@ -87,6 +87,13 @@ def test_of_many_processes_one_runs_and_all_get_its_value(processes: ServedProce
     assert len(processes.runs()) == len(keys)
 
 
+def test_killed_before_the_claim_it_leaves_no_trace(processes: ServedProcesses) -> None:
+    """Behaviour 25: whatever the policy, the next call is the first."""
+    killed(processes.start(KILLED, MOMENTS["before the claim"], in_doubt="raise"))
+    assert processes.store.get(Key("default", "k")) is None
+    assert processes.guard(in_doubt="raise").run("k", again) == "second"
+
+
 @pytest.mark.realtime
 @pytest.mark.parametrize("moment", ["mid-run", "after the effect"])
 def test_killed_after_the_claim_it_leaves_doubt(processes: ServedProcesses, moment: str) -> None:

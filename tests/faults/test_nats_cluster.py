@@ -11,7 +11,7 @@ from typing import Any
 import nats
 import pytest
 
-from idempo import Idempotency
+from idempo import Idempotency, StoreError
 from idempo.stores.nats import NatsStore, SyncNatsStore
 from idempo.testing import check_store
 from tests.kv_support import KEY, claim, new_prefix
@@ -111,3 +111,26 @@ def test_over_the_loss_of_the_leader_answers_can_be_explained_by_single_steps(cl
             check_store(store, rounds=6, unit=0.4, slack=0.2, seed=seed)
         killing.join()
         assert not leader.running
+
+
+@every_server
+def test_without_a_majority_nothing_runs_and_with_one_again_it_does(cluster: Cluster) -> None:
+    """Behaviours 32, 47: one server of three decides nothing; what was stored before stands."""
+    with cluster.store(timeout=1.0) as store:
+        guard = Idempotency(store, namespace="n")
+        assert guard.run("before", lambda: "first") == "first"
+        nodes = list(cluster.nodes.values())
+        for node in nodes[:2]:
+            node.kill()
+        with pytest.raises(StoreError):
+            guard.run("meanwhile", pytest.fail)
+        for node in nodes[:2]:
+            node.start()
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                assert guard.run("before", pytest.fail) == "first"
+                assert guard.run("after", lambda: "second") == "second"
+                break
+            except StoreError:
+                assert time.monotonic() < deadline
