@@ -575,7 +575,7 @@ accounts {{
 @pytest.mark.parametrize("watches", [True, False])
 def test_few_rights_are_enough(servers: Servers, tmp_path: Path, *, watches: bool) -> None:
     """To write the bucket, to read it, and to look at its settings; to be told of changes takes one more."""
-    more = ', "$JS.API.CONSUMER.CREATE.KV_shop.>"' if watches else ""
+    more = ', "$JS.API.CONSUMER.CREATE.KV_shop"' if watches else ""
     config = tmp_path / "nats.conf"
     config.write_text(RIGHTS.format(more=more))
     server = servers.nats("-c", str(config))
