@@ -32,6 +32,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r".*[\[\]'\"].*"),  # pieces of a type that stands in a list of attributes
     (r"py:(class|obj)", r"(.*[.~])?[PQRS]"),  # type variables
+    (r"py:class", r"(pymemcache|nats)\..*"),  # client libraries that publish no inventory
 ]
 
 autodoc_member_order = "bysource"

@@ -45,10 +45,10 @@ class MemcachedStore(CasStore):
     dead holder is taken over by a client that has watched it for a full lease.
 
     Args:
-        client: A `Client`, `PooledClient`, `HashClient` or `RetryingClient` of pymemcache, with ``connect_timeout`` and
-            ``timeout``, and without a serde or ``ignore_exc``. Calls on a client that does not pool its connections
-            wait for each other: threads share a `PooledClient`, or a `HashClient` with ``use_pooling=True``. A forked
-            child opens connections of its own.
+        client: A ``Client``, ``PooledClient``, ``HashClient`` or ``RetryingClient`` of pymemcache, with
+            ``connect_timeout`` and ``timeout``, and without a serde or ``ignore_exc``. Calls on a client that does not
+            pool its connections wait for each other: threads share a ``PooledClient``, or a ``HashClient`` with
+            ``use_pooling=True``. A forked child opens connections of its own.
         prefix: What every key in the server begins with: visible ASCII characters, at most 186 of them, less the
             client's own ``key_prefix``. Two prefixes are two stores.
         largest_outcome: The largest outcome that is sent, in bytes; a larger one becomes a *lost* one. By default what

@@ -34,7 +34,7 @@ class NatsStore(AsyncCasStore):
     after its own ttl. Elsewhere the bucket's TTL is that of every record, and must be as long as any that is asked.
 
     Args:
-        bucket: nats-py's `KeyValue`, on the event loop that uses the store.
+        bucket: nats-py's ``KeyValue``, on the event loop that uses the store.
         prefix: What every key in the bucket begins with: letters, digits and ``-/_=``, with single dots between, 100
             characters at most. Two prefixes are two stores.
         timeout: How long one step may take, in seconds: it is tried again meanwhile, while nodes elect a leader or the
