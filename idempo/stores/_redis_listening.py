@@ -231,6 +231,8 @@ class AsyncListener:
         failed = True
         try:
             with suppress(Exception):  # whatever it was, those who wait look for themselves
+                if hasattr(self._client, "get_primaries"):
+                    await self._client.initialize()  # a cluster's pubsub takes it to know its nodes
                 pubsub = self._client.pubsub()
                 await pubsub.subscribe(self._state.own)
                 await self._listen(pubsub)

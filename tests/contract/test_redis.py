@@ -186,6 +186,12 @@ def use(store: RedisStore) -> None:
 
 async def use_async(store: AsyncRedisStore, *, can_listen: bool = True) -> None:
     """Do the same by coroutines."""
+    if can_listen:  # first of all: a client of coroutines has not connected to anything yet
+        woken = asyncio.Event()
+        async with store.watch(key(), woken.set):
+            assert (await store.claim(key(), owner="a", fingerprint=None, lease=60, ttl=60)).acquired
+            await asyncio.wait_for(woken.wait(), PATIENCE)
+        await store.delete(key())
     guard = Idempotency(store, namespace="redis")
 
     async def body() -> bytes:
@@ -194,12 +200,6 @@ async def use_async(store: AsyncRedisStore, *, can_listen: bool = True) -> None:
     for number in range(20):
         for _ in range(2):
             assert await guard.run_async(str(number), body) == b"\xff"
-    if can_listen:
-        woken = asyncio.Event()
-        async with store.watch(key(), woken.set):
-            assert (await store.claim(key(), owner="a", fingerprint=None, lease=60, ttl=60)).acquired
-            await asyncio.wait_for(woken.wait(), PATIENCE)
-        await store.delete(key())
     assert len([found async for found in store.scan("redis")]) == 20
     assert await store.purge("redis") == 20
     await store.aclose()
@@ -212,8 +212,11 @@ def test_a_cluster_will_do(servers: Servers) -> None:
         use(RedisStore(client))
 
     async def main() -> None:
-        async with AsyncRedisCluster.from_url(server.url) as client:
+        client = AsyncRedisCluster.from_url(server.url)
+        try:
             await use_async(AsyncRedisStore(client), can_listen=hasattr(client, "pubsub"))
+        finally:
+            await client.aclose()
 
     asyncio.run(main())
 
