@@ -66,7 +66,10 @@ class JoinedSteps:
         terms = self._terms
         self._board(flight)
         flight.savepoint = self._store.savepoint()
-        yield Request(getattr(flight.savepoint, self._enter))
+        try:
+            yield Request(getattr(flight.savepoint, self._enter))
+        except IdempotencyError as raised:
+            raise self._failed(flight, raised) from raised.__cause__
         take_over: bool | str = terms.take_over
         while True:
             flight.asked_at = time.monotonic()

@@ -6,22 +6,29 @@ A desk is a connection or an ORM session, sync or async, behind one set of plain
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from idempo import Event, EventKind, Idempotency, Key
+from idempo.stores._sql_joining_servers import ReservedFirst, server_of
+from idempo.stores._sql_mysql import MYSQL
 from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
 from idempo.testing.bridge import LoopThread
+
+if TYPE_CHECKING:
+    import pytest
 
 KEY = "order-42"
 NAME = Key("billing", KEY)
 PATIENCE = 20.0
+DATABASES = ("postgresql", "mariadb", "mysql", "sqlite")
 COLOURS = ("connection", "session", "async connection", "async session")
 
 Statements: TypeAlias = Sequence[str]
@@ -203,6 +210,23 @@ class Shop:
 
 
 PLACE = "INSERT INTO orders VALUES (42, 'book')"
+
+
+def shops(request: pytest.FixtureRequest, path: Path) -> Iterator[Shop]:
+    """A shop on the database that the fixture's parameter names; "mysql": on MariaDB, by the statements for MySQL."""
+    if request.param == "sqlite":
+        shop = sqlite_shop(path / "shop.db")
+    elif request.param == "postgresql":
+        shop = postgres_shop(request.getfixturevalue("postgres_url"))
+    else:
+        shop = mysql_shop(request.getfixturevalue("mysql_url"))
+    if request.param == "mysql":
+        for store in (shop.store, shop.async_store):
+            server = server_of(shop.engine.dialect, store.table, time.time)
+            server.statements._chosen = ReservedFirst(store.table.name, MYSQL)  # type: ignore[attr-defined]
+            store._server = server
+    yield shop
+    shop.close()
 
 
 def sqlite_shop(path: Path) -> Shop:

@@ -16,30 +16,13 @@ from idempo import (
     LeaseLostError,
     State,
 )
-from tests.sql_joining_support import (
-    COLOURS,
-    KEY,
-    NAME,
-    PLACE,
-    OutOfStockError,
-    Shop,
-    mysql_shop,
-    postgres_shop,
-    sqlite_shop,
-)
+from tests.sql_joining_support import COLOURS, DATABASES, KEY, NAME, PLACE, OutOfStockError, Shop, shops
 
 
-@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
+@pytest.fixture(params=DATABASES)
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     """A shop on one database."""
-    if request.param == "sqlite":
-        shop = sqlite_shop(tmp_path / "shop.db")
-    elif request.param == "mariadb":
-        shop = mysql_shop(request.getfixturevalue("mysql_url"))
-    else:
-        shop = postgres_shop(request.getfixturevalue("postgres_url"))
-    yield shop
-    shop.close()
+    yield from shops(request, tmp_path)
 
 
 @pytest.fixture(params=COLOURS)

@@ -85,14 +85,14 @@ def trouble_of(error: BaseException) -> Trouble:
     """Say what an error of a driver means."""
     if isinstance(error, sqlite3.Error):
         return _sqlite(error)
+    number = error.args[0] if error.args else 0
+    if isinstance(number, int):  # before the next: MySQL's drivers give a state as well, and it says less
+        return _NUMBERS.get(number, Trouble.OTHER)
     if hasattr(error, "sqlstate"):
         state: str | None = getattr(error, "sqlstate", None)
         if state is None or state.startswith("08"):  # libpq's own: the server did not say anything
             return Trouble.CUT
         return _SQLSTATES.get(state, Trouble.OTHER)
-    number = error.args[0] if error.args else 0
-    if isinstance(number, int):
-        return _NUMBERS.get(number, Trouble.OTHER)
     return Trouble.OTHER
 
 

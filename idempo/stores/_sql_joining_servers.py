@@ -136,7 +136,8 @@ class ReservedFirst(LockedFirst):
 
     The INSERT waits for whoever makes the same row, or holds it, and locks it to the end of the transaction, as an
     UPDATE does: a plain one would let two who have waited for a third both share the row, and then lock each other out
-    (MySQL, "Locks Set by Different SQL Statements in InnoDB"). The row that it makes has expired: it is no record.
+    (MySQL, "Locks Set by Different SQL Statements in InnoDB"). After a rollback several who have waited can still be a
+    deadlock. The row that it makes has expired: it is no record.
     """
 
     def __init__(self, table: str, words: Words) -> None:
