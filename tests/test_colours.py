@@ -101,7 +101,7 @@ class Generates:
         yield order_id
 
 
-@pytest.mark.parametrize("fn", [generate, generate_later, functools.partial(generate), Generates()], ids=repr)
+@pytest.mark.parametrize("fn", [generate, generate_later, functools.partial(generate), Generates()])
 def test_generators_are_refused_by_calls_too(guard: Idempotency, fn: Any) -> None:
     """As at decoration, and before the key is claimed."""
     for call in (guard.run, lambda *args: asyncio.run(guard.run_async(*args))):
@@ -110,7 +110,7 @@ def test_generators_are_refused_by_calls_too(guard: Idempotency, fn: Any) -> Non
     assert guard.lookup("a") is None
 
 
-@pytest.mark.parametrize("fn", [place_later, functools.partial(place_later)], ids=repr)
+@pytest.mark.parametrize("fn", [place_later, functools.partial(place_later)])
 def test_a_coroutine_function_is_refused_by_run(guard: Idempotency, fn: Any) -> None:
     """Nobody would await it."""
     with pytest.raises(TypeError, match=r"use `await run_async\(\.\.\.\)`"):

@@ -292,7 +292,7 @@ class Generates:
 
 
 @pytest.mark.parametrize("way", [idempotent, Idempotency().idempotent], ids=["own store", "guard"])
-@pytest.mark.parametrize("fn", [generate, generate_async, functools.partial(generate, "a"), Generates()], ids=repr)
+@pytest.mark.parametrize("fn", [generate, generate_async, functools.partial(generate, "a"), Generates()])
 def test_generators_are_refused(way: Any, fn: Any) -> None:
     """Their end is not what is returned."""
     with pytest.raises(TypeError, match="is a generator: its end cannot be an outcome"):

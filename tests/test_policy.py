@@ -127,7 +127,6 @@ def test_one_exception_class_is_a_tuple_of_one() -> None:
         ({"in_doubt": "raise", "release_errors": KeyError}, (KeyError,)),
         ({"release_errors": ()}, ()),
     ],
-    ids=str,
 )
 def test_which_errors_free_the_key(options: dict[str, Any], releasing: tuple[type, ...]) -> None:
     """All of them at least once, none at most once, unless it is said otherwise; () says none."""
