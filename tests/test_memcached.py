@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -127,6 +128,29 @@ def test_what_memcached_cannot_keep_so_long_is_refused(client: PooledClient, add
     hashed.close()
 
 
+@pytest.mark.realtime
+def test_nothing_is_forgotten_before_its_ttl(client: PooledClient, prefix: str) -> None:
+    """Behaviour 8: whenever in the second that memcached's clock ticks in it was written."""
+    store = MemcachedStore(client, prefix=prefix)
+    keys = [Key("billing", str(number)) for number in range(10)]
+    written: list[float] = []
+    looked = 0
+    began = time.monotonic()
+    for step in range(20):
+        time.sleep(max(0.0, began + step * 0.1 - time.monotonic()))
+        if step < len(keys):
+            claim(store, key=keys[step])
+            written.append(time.monotonic())
+            assert store.complete(keys[step], owner="owner-a", outcome=b"", ttl=1.0)
+        if step >= 9:
+            for key, at in zip(keys, written, strict=False):
+                record = store.get(key)
+                if time.monotonic() - at < 1.0:
+                    looked += 1
+                    assert record is not None, f"gone after {time.monotonic() - at} seconds"
+    assert looked > 10
+
+
 # Sizes
 
 
@@ -192,13 +216,37 @@ def test_a_forked_child_has_connections_of_its_own(address: tuple[str, int], pre
     assert claim(store).acquired
 
     def child() -> None:
-        for number in range(50):
+        for number in range(200):
             key = Key("child", str(number))
             assert claim(store, key=key).acquired
-            assert store.get(key) is not None
+            record = store.get(key)
+            assert record is not None
+            assert record.owner == "owner-a"
         assert not claim(store, "owner-b").acquired
 
+    if kind is PooledClient:
+        with client.client_pool._lock:  # as another thread may hold it
+            in_child(child)
+        assert store.delete(Key("child", "0"))
+        for number in range(1, 200):
+            store.delete(Key("child", str(number)))
+    ended, wrong = threading.Event(), list[Any]()
+
+    def parent() -> None:
+        while not ended.is_set():
+            try:
+                record = store.get(KEY)
+                assert record is not None
+                assert record.owner == "owner-a"
+            except BaseException as error:
+                wrong.append(error)
+
+    beside = threading.Thread(target=parent)
+    beside.start()
     in_child(child)
+    ended.set()
+    beside.join()
+    assert wrong == []
     assert store.complete(KEY, owner="owner-a", outcome=b"parent", ttl=100)
     client.close()
 

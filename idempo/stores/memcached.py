@@ -13,6 +13,7 @@ try:
     from pymemcache.client.hash import HashClient
     from pymemcache.client.retrying import RetryingClient
     from pymemcache.exceptions import MemcacheError, MemcacheServerError
+    from pymemcache.pool import ObjectPool
     from pymemcache.serde import LegacyWrappingSerde
 except ImportError as error:  # pragma: no cover  # the test environments have it
     raise ImportError("idempo.stores.memcached needs pymemcache: install idempo[memcached]") from error
@@ -195,13 +196,30 @@ class _Backend:
 
     def _leave_to_parent(self) -> None:
         if self._generation != forks.generation:  # pragma: no branch  # another thread may have been before this one
-            self._close()
+            for member in _members(self._inner):
+                _anew(member)
             self._talking = False
             self._generation = forks.generation
 
     def _close(self) -> None:
         for member in _members(self._inner):
             member.close()
+
+
+def _anew(member: Client | PooledClient) -> None:
+    """Let go of inherited connections, and of a pool whose lock a thread of the parent may have held."""
+    if not isinstance(member, PooledClient):
+        member.close()
+        return
+    pool = member.client_pool
+    for connection in (*pool.free, *pool.used):
+        connection.close()
+    member.client_pool = ObjectPool(
+        member._create_client,
+        after_remove=lambda connection: connection.close(),
+        max_size=pool.max_size,
+        idle_timeout=pool.idle_timeout,
+    )
 
 
 def _revision(value: bytes) -> int:
