@@ -100,9 +100,11 @@ def _twice(terms: Terms, key: Key, method: Callable[[Any], Any]) -> Steps[Any]:
         return (yield key, method)
 
 
-def _told(raised: BaseException, key: Key) -> BaseException:
+def _told(raised: BaseException, key: Key, store: object) -> BaseException:
     if not isinstance(raised, Exception):
         return raised
+    if isinstance(raised, ValueError) and isinstance(store, TransactionalStore):
+        return raised  # there is no transaction to join: a mistake of the caller's
     error = failure(raised)
     error.key = key
     return error
@@ -131,7 +133,7 @@ def ask(store: AnyStore, steps: Steps[T]) -> T:
         try:
             answer, error = method(store), None
         except BaseException as raised:  # noqa: BLE001 (the steps raise it, once they have put things right)
-            error = _told(raised, key)
+            error = _told(raised, key, store)
 
 
 async def ask_async(store: AnyStore, steps: Steps[T]) -> T:
@@ -159,4 +161,4 @@ async def _ask_async(store: AsyncStore, steps: Steps[T]) -> T:
         try:
             answer, error = await cast("Awaitable[Any]", method(store)), None
         except BaseException as raised:  # noqa: BLE001 (the steps raise it, once they have put things right)
-            error = _told(raised, key)
+            error = _told(raised, key, store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -22,9 +23,6 @@ _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
 
 Caller: TypeAlias = sa.Connection | Session
-
-# What an application may have set for its own queries, and would turn these into something else.
-_PLAIN: Final = {"stream_results": False, "yield_per": None}
 
 NO_TRANSACTION: Final = (
     "the connection is in no transaction, so effect and record could not commit together: begin one with "
@@ -52,21 +50,40 @@ def caller_of(given: object) -> Caller:
     return given
 
 
-def dialect_of(caller: Caller) -> sa.Dialect:
-    """Return the dialect of a connection, or of the engine or connection that a session is bound to.
+def check_database(caller: Caller, table: sa.Table, known: sa.Engine) -> None:
+    """Find out whether a transaction is one of the database that the store knows, as far as that can be told.
 
     Raises:
-        ValueError: The session is bound to none, or to several.
+        ValueError: It is not; or the session has several binds, and none for the table.
     """
-    if isinstance(caller, sa.Connection):
-        return caller.dialect
     try:
-        return caller.get_bind().dialect
+        engine = (caller if isinstance(caller, sa.Connection) else caller.get_bind(**_bound(table))).engine
     except UnboundExecutionError as error:
         raise ValueError(
-            "the session is not bound to one engine, so nobody knows whose transaction is meant: join its connection, "
-            "session.connection(bind_arguments={...})"
+            f"the session has no bind for table {table.name}: name the one of its effects, as in "
+            "Session(binds={store.table: engine, ...})"
         ) from error
+    one, other = engine.dialect, known.dialect
+    if (one.name, one.driver) != (other.name, other.driver):
+        raise ValueError(
+            f"the transaction is one of {one.name}+{one.driver}, and the store's engine is {other.name}+{other.driver}:"
+            " record and effect belong in the same database"
+        )
+    if one.name == "sqlite" and _file(engine) != _file(known):
+        raise ValueError(
+            f"the transaction is one of {engine.url.database or 'a database in memory'}, and the store's engine is one "
+            f"of {known.url.database}: record and effect belong in the same database"
+        )
+
+
+def _bound(table: sa.Table) -> dict[str, Any]:
+    """Return what lets a session of several binds choose."""
+    return {"clause": sa.delete(table)}
+
+
+def _file(engine: sa.Engine) -> str:
+    name = engine.url.database or ""
+    return name if name.startswith("file:") else os.path.realpath(name)
 
 
 Nested: TypeAlias = sa.NestedTransaction | SessionTransaction
@@ -78,14 +95,14 @@ class Transaction:
     Args:
         caller: The connection or session.
         server: What its server needs.
-        table: The table's name, for errors.
+        table: The table of records.
         lock_timeout: Seconds that a statement waits for others at most; None for the connection's own limit.
 
     Raises:
         ValueError: The connection is in no transaction.
     """
 
-    def __init__(self, caller: Caller, server: Server, table: str, lock_timeout: float | None) -> None:
+    def __init__(self, caller: Caller, server: Server, table: sa.Table, lock_timeout: float | None) -> None:
         self.caller = caller
         self.server = server
         self._table = table
@@ -128,7 +145,7 @@ class Transaction:
             return StoreError(f"others were in the way, retry your transaction: {told}", key=key)
         if self.server.is_failed(error):
             return StoreError(f"the transaction has failed: roll it back, and retry your transaction: {told}", key=key)
-        return translated(error, self._table, key)
+        return translated(error, self._table.fullname, key)
 
     def _within(self, args: tuple[object, ...], work: Callable[[sa.Connection], _Result]) -> _Result:
         try:
@@ -146,7 +163,8 @@ class Transaction:
         elif not caller.in_transaction() and not caller.autobegin:
             raise ValueError(NO_TRANSACTION)
         else:
-            connection = caller.connection()  # which begins the session's transaction, as all that it does
+            # Which begins the session's transaction, as all that it does.
+            connection = caller.connection(bind_arguments=_bound(self._table))
         self._refuse_autocommit(connection, prepared=False)
         return connection
 
@@ -243,7 +261,7 @@ def _ran(connection: sa.Connection, script: Script[_Result]) -> _Result:
 
 
 def _executed(connection: sa.Connection, statement: str, params: Mapping[str, Any]) -> Rows:
-    result = connection.exec_driver_sql(statement, dict(params), _PLAIN)
+    result = connection.exec_driver_sql(statement, dict(params))
     return result.fetchall() if result.returns_rows else ((result.rowcount,),)
 
 

@@ -13,7 +13,7 @@ from idempo.stores import _sql_table
 from idempo.stores._sql_connections import Connections
 from idempo.stores._sql_connections_async import AsyncConnections
 from idempo.stores._sql_engines import async_parts, sync_parts
-from idempo.stores._sql_joining import JoiningSqlAlchemyStore, Transaction, caller_of, dialect_of
+from idempo.stores._sql_joining import JoiningSqlAlchemyStore, Transaction, caller_of, check_database
 from idempo.stores._sql_joining_async import AsyncJoiningSqlAlchemyStore, async_caller_of, sync_caller_of
 from idempo.stores._sql_joining_servers import Server, server_of
 from idempo.stores._sql_listening import Listener
@@ -67,15 +67,12 @@ class _Both:
 
     def _transaction(self, caller: Any, lock_timeout: float | timedelta | None) -> Transaction:
         limit = None if lock_timeout is None else seconds(lock_timeout, "lock_timeout")
-        dialect, known = dialect_of(caller), self._engine.dialect
-        if (dialect.name, dialect.driver) != (known.name, known.driver):
-            raise ValueError(
-                f"the transaction is one of {dialect.name}+{dialect.driver}, and the store's engine is "
-                f"{known.name}+{known.driver}: record and effect belong in the same database"
-            )
+        given: Any = self._engine
+        engine = getattr(given, "sync_engine", given)  # an AsyncEngine has one inside
+        check_database(caller, self._table, engine)
         if self._server is None:
-            self._server = server_of(known, self._table, self._clock)
-        return Transaction(caller, self._server, self._table.fullname, limit)
+            self._server = server_of(engine.dialect, self._table, self._clock)
+        return Transaction(caller, self._server, self._table, limit)
 
 
 class SqlAlchemyStore(_Both):
