@@ -44,8 +44,7 @@ class AsyncJoinedDriver(AsyncDriver):
         try:
             await _carry_out(self._steps.settle(flight, error))
         except BaseException:  # an interrupt, or the end of `asyncio.run`, which cancels the request itself as well
-            if not flight.over:
-                await _carry_out(self._steps.settle(flight, error))
+            await _carry_out(self._steps.settle(flight, error))
             raise
 
 

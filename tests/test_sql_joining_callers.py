@@ -233,6 +233,48 @@ def test_a_connection_that_is_cut_is_told(shop: Shop) -> None:
     assert (shop.store.get(NAME), shop.placed()) == (None, [])
 
 
+def test_a_statement_that_commits_by_itself_is_told(shop: Shop) -> None:
+    """Behaviour 54 (real): MySQL and MariaDB commit before they make a table."""
+    if shop.kind != "mysql":
+        pytest.skip("elsewhere it is part of the transaction")
+
+    def body(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(shop.named(PLACE))
+        connection.exec_driver_sql(shop.named("CREATE TABLE IF NOT EXISTS orders (id INTEGER)"))
+
+    with shop.engine.connect() as connection:
+        connection.begin()
+        with pytest.raises(LeaseLostError, match="committed or rolled back"):
+            guard_of(shop, connection).run(KEY, body, connection, payload=None)
+        connection.rollback()
+    record = shop.store.get(NAME)
+    assert record is not None
+    assert (record.state, shop.placed()) == (State.RUNNING, [42])
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_every_method_stays_in_the_transaction(shop: Shop, colour: str) -> None:
+    """Renew, release and delete too."""
+    with shop.desk(colour) as desk:
+        joining: Any = desk.guard.store
+
+        def ask(method: str, *args: Any, **options: Any) -> Any:
+            answer = getattr(joining, method)(*args, **options)
+            return shop.loop.run(answer) if colour.startswith("async") else answer
+
+        claimed = {"owner": "a", "fingerprint": b"x", "lease": 60, "ttl": 100}
+        assert ask("claim", NAME, **claimed).acquired
+        assert ask("renew", NAME, owner="a", lease=30, ttl=100)
+        assert ask("release", NAME, owner="a", ttl=100)
+        assert ask("get", NAME).state is State.RELEASED
+        assert ask("delete", NAME, owner="a")
+        assert not ask("release", NAME, owner="b", ttl=100)
+        assert ask("claim", NAME, **claimed).record.attempt == 1
+        assert shop.store.get(NAME) is None
+        desk.rollback()
+    assert shop.store.get(NAME) is None
+
+
 # -- ORM ---------------------------------------------------------------------------------------------------------------
 
 

@@ -246,6 +246,36 @@ def test_an_error_that_the_body_hides_is_told(shop: Shop) -> None:
     assert (shop.store.get(NAME) is None) == (shop.kind == "postgresql")
 
 
+@pytest.mark.parametrize("colour", SOME)
+def test_a_connection_that_is_cut_while_it_waits(shop: Shop, pool: ThreadPoolExecutor, colour: str) -> None:
+    """Behaviour 54 (real): a StoreError, and nothing of it stands; the first is not disturbed."""
+    kill = {
+        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
+        "mysql": ("SELECT connection_id()", "KILL {}"),
+    }
+    if shop.kind not in kill:
+        pytest.skip("SQLite has no server")
+
+    def cut(number: Future[Any]) -> None:
+        with shop.desk(colour) as other:
+            number.set_result(other.execute(kill[shop.kind][0])[0][0])
+            with pytest.raises(StoreError, match="connection to the database was lost"):
+                other.call(PLACE)
+            other.rollback()
+
+    number: Future[Any] = Future()
+    with shop.desk("connection") as desk:
+        desk.call(PLACE)
+        other = pool.submit(cut, number)
+        victim = number.result(PATIENCE)
+        blocked(shop)
+        with shop.engine.connect() as killer:
+            killer.exec_driver_sql(kill[shop.kind][1].format(victim))
+        other.result(PATIENCE)
+        desk.commit()
+    assert shop.placed() == [42]
+
+
 @pytest.mark.parametrize("colour", ["async connection", "async session"])
 def test_a_duplicate_that_is_cancelled_while_it_waits(shop: Shop, pool: ThreadPoolExecutor, colour: str) -> None:
     """Behaviours 28, 54 (real): its statement is waited for, so that its transaction can go on."""
