@@ -55,7 +55,7 @@ class _Both:
 
     @property
     def table(self) -> sa.Table:
-        """The table, for SQLAlchemy's own tools: ``store.table.to_metadata(metadata)`` shows it to a migration tool."""
+        """The table, for SQLAlchemy's own tools; ``store.table.to_metadata(metadata)`` shows it to a migration tool."""
         return self._table
 
     def __repr__(self) -> str:
