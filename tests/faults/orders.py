@@ -12,6 +12,7 @@ import os
 import sqlite3
 import sys
 from contextlib import closing
+from functools import cache
 from typing import Any
 
 from idempo import Event, Idempotency
@@ -56,6 +57,40 @@ class Clerk:
                 self.guard(connection).run(self.order, self.body, connection, payload=self.order)
                 self.reach("completed")
             self.reach("committed")
+
+
+class SessionClerk(Clerk):
+    """By the ORM's sessions: the order is an object, and is written when it is flushed."""
+
+    def body(self, connection: Any) -> str:
+        self.reach("claimed")
+        connection.add(order_class()(number=self.order))
+        connection.flush()
+        self.reach("inserted")
+        return f"placed {self.order}"
+
+    def place(self) -> None:
+        from sqlalchemy.orm import Session
+
+        with Session(self.engine) as session:
+            session.connection()
+            session.rollback()
+            self.reach("connected")
+            with session.begin():
+                self.reach("begun")
+                self.guard(session).run(self.order, self.body, session, payload=self.order)
+                self.reach("completed")
+            self.reach("committed")
+
+
+@cache
+def order_class() -> Any:
+    """The class of orders."""
+    from sqlalchemy import Column, String
+    from sqlalchemy.orm import declarative_base
+
+    columns = {"__tablename__": "orders", "number": Column(String(60), primary_key=True)}
+    return type("Order", (declarative_base(),), columns)
 
 
 class PlainClerk(Clerk):
@@ -114,7 +149,7 @@ def clerk_of(kind: str, address: str) -> Clerk:
         aengine = create_async_engine(address, poolclass=NullPool)
         return AsyncClerk(AsyncSqlAlchemyStore(aengine), aengine)
     engine = create_engine(address, poolclass=NullPool)
-    return Clerk(SqlAlchemyStore(engine), engine)
+    return (SessionClerk if kind.endswith("session") else Clerk)(SqlAlchemyStore(engine), engine)
 
 
 def say(text: str) -> None:

@@ -14,7 +14,16 @@ from idempo import State
 from tests.faults.orders import STEPS
 from tests.faults.orders_support import Books, Clerks
 
-KINDS = ("sqlite3", "sqlite", "sqlite async", "postgresql", "postgresql async", "mariadb", "mariadb async")
+KINDS = (
+    "sqlite3",
+    "sqlite",
+    "sqlite async",
+    "postgresql",
+    "postgresql async",
+    "postgresql session",
+    "mariadb",
+    "mariadb async",
+)
 
 
 @pytest.fixture(params=KINDS)
