@@ -42,9 +42,10 @@ class AsyncJoinedDriver(AsyncDriver):
             self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=over)
             return
         try:
-            await _carry_out(self._steps.settle(flight, error))
+            await shielded(_carry_out(self._steps.settle(flight, error)))
         except BaseException:  # an interrupt, or the end of `asyncio.run`, which cancels the request itself as well
-            await _carry_out(self._steps.settle(flight, error))
+            if not flight.over:
+                await _carry_out(self._steps.settle(flight, error))
             raise
 
 

@@ -223,15 +223,17 @@ def test_a_failing_body_keeps_neither(shop: Shop, declared: bool) -> None:
     assert shop.kinds() == [EventKind.RELEASED]
 
 
-def test_a_cancelled_call_is_undone_wherever_it_was(shop: Shop) -> None:
+@pytest.mark.parametrize("error", [None, OutOfStockError()])
+def test_a_cancelled_call_is_undone_wherever_it_was(shop: Shop, error: Exception | None) -> None:
     """Behaviours 30, 54: at every await; record and effect are both there or both gone, and the transaction goes on."""
 
     async def cancelled_after(turns: int) -> bool:
         async with shop.transaction() as (connection, guard):
-            task = asyncio.ensure_future(guard.run_async(str(turns), book, connection, turns, payload=5))
+            task = asyncio.ensure_future(guard.run_async(str(turns), book, connection, turns, error, payload=5))
             for _ in range(turns):
                 await asyncio.sleep(0)
             if task.done():
+                assert task.exception() is error
                 return False
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -251,8 +253,34 @@ def test_a_cancelled_call_is_undone_wherever_it_was(shop: Shop) -> None:
 
     kinds: set[bool] = set()
     turns = asyncio.run(main())
-    assert kinds == {False, True}
+    assert kinds == ({False, True} if error is None else {False})
     assert shop.ledger().count(-1) == turns
+    assert EventKind.STORE_FAILED not in shop.kinds()  # nothing is undone twice
+
+
+def test_a_cancelled_undo_is_made_again(shop: Shop) -> None:
+    """Behaviour 30: the end of `asyncio.run` cancels what the store is asked too."""
+
+    class Stuck(AsyncSavepoint):
+        async def __aexit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+            if not stuck:
+                stuck.append(self)
+                for task in asyncio.all_tasks():
+                    task.cancel()
+                await asyncio.sleep(60)
+            await super().__aexit__(kind, *rest)
+
+    async def main() -> None:
+        async with shop.transaction() as (connection, guard):
+            guard.store.savepoint = lambda: Stuck(guard.store)  # type: ignore[union-attr, arg-type]
+            await book(connection, 1)
+            with pytest.raises(asyncio.CancelledError):
+                await guard.run_async(KEY, book, connection, 5, OutOfStockError(), payload=5)
+
+    stuck: list[AsyncSavepoint] = []
+    asyncio.run(main())
+    assert shop.ledger() == [1]
+    assert shop.store.get(NAME) is None
 
 
 def test_a_local_duplicate_never_sees_what_was_not_committed(shop: Shop) -> None:
