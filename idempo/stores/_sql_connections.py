@@ -11,13 +11,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, TypeVarTuple
 
 from idempo._fork import forks
 from idempo.errors import IdempotencyError, StoreError
-from idempo.records import Key
+from idempo.records import Claim, Key
 from idempo.stores._sql_errors import Trouble, translated, trouble_of
-from idempo.stores._sql_scripts import Rows, Script
+from idempo.stores._sql_scripts import AnswerLost, Rows, Script
 from idempo.stores._sql_table import DatabaseError
 
 if TYPE_CHECKING:
@@ -96,23 +97,35 @@ class Connections:
     def run(self, method: Callable[[*_Args], Script[_Result]], *args: *_Args) -> _Result:
         """Run a script to its end, from the start again where others were in the way, or a connection was lost.
 
+        Args:
+            method: Makes the script.
+            *args: Its arguments, those of the method in its order.
+
         Raises:
             StoreError: No connection was to be had, or no answer.
         """
         started = time.monotonic()
         tries = cuts = 0
+        script: Script[_Result] | None = None
         while True:
             lane = self._take(args)
             kept = False
             try:
-                script = method(*args)
-                statement, params = next(script)
+                if script is None:
+                    script = method(*args)
+                    statement, params = next(script)
+                else:
+                    statement, params = script.throw(AnswerLost())
                 while True:
                     statement, params = script.send(lane.execute(statement, params))
             except StopIteration as stop:
                 kept = True
                 result: _Result = stop.value
+                if cuts and is_unsure(result, args, time.monotonic() - started):
+                    raise StoreError(NOT_KNOWN, key=key_of(args)) from None
                 return result
+            except AnswerLost:
+                kept, script = True, None
             except IdempotencyError:
                 kept = lane.settle()
                 raise
@@ -122,6 +135,7 @@ class Connections:
                 kept = trouble is not Trouble.CUT and lane.settle()
                 if trouble is Trouble.AGAIN and in_time:
                     tries += 1
+                    script = None
                 elif trouble is Trouble.CUT and in_time and not cuts:
                     cuts += 1
                     self._forget_idle()  # what cut this one has cut them
@@ -170,12 +184,13 @@ class Connections:
         if self._closed:
             raise StoreError("the store was closed")
         fairy = self._factory.connect()
-        connection = fairy.driver_connection
+        connection: Any = fairy.driver_connection
         fairy.detach()  # from here on it is the store's alone
         try:
             return self._lane(connection)
         except BaseException:
-            fairy.close()
+            with suppress(Exception):
+                connection.close()
             raise
 
     def _give(self, lane: LaneLike, *, kept: bool) -> None:
@@ -200,6 +215,22 @@ class Connections:
 def translated_by(table: str, error: Exception, args: tuple[object, ...]) -> IdempotencyError:
     """Return an error of a driver's, or of SQLAlchemy's around one, as one of ours."""
     return translated(getattr(error, "orig", None) or error, table, key_of(args))
+
+
+NOT_KNOWN: Final = "the connection was lost, and so was the answer; asked again, the database says nothing of it"
+
+
+def is_unsure(result: object, args: tuple[object, ...], elapsed: float) -> bool:
+    """Say whether the answer to a repeated request leaves it open what the first one was answered.
+
+    "No" does: the first may have been carried out, and then another's claim or deletion came. So does any answer to a
+    claim, once the lease that the first had may be over. `StoreError` says so, and the caller may ask anew.
+    """
+    if isinstance(result, Claim):
+        lease = args[3]
+        assert isinstance(lease, float | int)
+        return elapsed >= lease
+    return result is False
 
 
 def key_of(args: tuple[object, ...]) -> Key | None:

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from idempo._fork import forks, new_lock
 from idempo.errors import IdempotencyError, StoreError
-from idempo.stores._sql_connections import inherited, key_of, pause, translated_by
+from idempo.stores._sql_connections import NOT_KNOWN, inherited, is_unsure, key_of, pause, translated_by
 from idempo.stores._sql_errors import Trouble, trouble_of
-from idempo.stores._sql_scripts import Rows, Script
+from idempo.stores._sql_scripts import AnswerLost, Rows, Script
 from idempo.stores._sql_table import DatabaseError
 
 _Result = TypeVar("_Result")
@@ -81,19 +81,27 @@ class AsyncConnections:
         """Run a script to its end: see `Connections.run`."""
         started = time.monotonic()
         tries = cuts = 0
+        script: Script[_Result] | None = None
         mine = self._of_loop()
         while True:
             lane = await self._take(mine, args)
             kept = False
             try:
-                script = method(*args)
-                statement, params = next(script)
+                if script is None:
+                    script = method(*args)
+                    statement, params = next(script)
+                else:
+                    statement, params = script.throw(AnswerLost())
                 while True:
                     statement, params = script.send(await lane.execute(statement, params))
             except StopIteration as stop:
                 kept = True
                 result: _Result = stop.value
+                if cuts and is_unsure(result, args, time.monotonic() - started):
+                    raise StoreError(NOT_KNOWN, key=key_of(args)) from None
                 return result
+            except AnswerLost:
+                kept, script = True, None
             except IdempotencyError:
                 kept = await lane.settle()
                 raise
@@ -103,6 +111,7 @@ class AsyncConnections:
                 kept = trouble is not Trouble.CUT and await lane.settle()
                 if trouble is Trouble.AGAIN and in_time:
                     tries += 1
+                    script = None
                 elif trouble is Trouble.CUT and in_time and not cuts:
                     cuts += 1
                     await self._forget_idle(mine)

@@ -21,6 +21,7 @@ from idempo.stores._sql_records import (
     LONGEST,
     MICROSECONDS,
     READ,
+    REPEATED,
     TAKEN_OVER,
     VERSION,
     decoded,
@@ -29,7 +30,7 @@ from idempo.stores._sql_records import (
     prefix_of,
     spelled_as,
 )
-from idempo.stores._sql_scripts import BATCH, ROUNDS, Script, Statements, outrun
+from idempo.stores._sql_scripts import BATCH, ROUNDS, AnswerLost, Script, Statements, outrun
 from idempo.stores._sql_stepwise import Stepwise, Words
 
 # SYSDATE() is the time now, and not that of the statement's begin, but in the session's time zone: when summer time
@@ -51,7 +52,8 @@ MYSQL: Final = Words(
 
 _EXPIRED, _OWN, _FREE, _DOUBT = "x'01'", "x'02'", "x'03'", "x'04'"
 _DOING: Final = "LENGTH(checksum) = 1"
-_HELD: Final = f"state IN (1, {TAKEN_OVER}) AND owner = %(owner)s"
+_RUNS: Final = f"state IN (1, {TAKEN_OVER}, {REPEATED})"
+_HELD: Final = f"{_RUNS} AND owner = %(owner)s"
 _ROW: Final = ", ".join(READ)
 
 
@@ -97,7 +99,7 @@ class MariaDB:
             new={"state": "1", "attempt": "1", "fingerprint": "%(fingerprint)s", "lease_ends": "n.clock + %(lease)s"},
             expires="%(lease)s + %(ttl)s",
             turns=f"WHEN {_HELD} THEN {_OWN} WHEN state = 3 AND owner <> %(owner)s THEN {_FREE}"
-            f" WHEN state IN (1, {TAKEN_OVER}) AND lease_ends <= {_NOW} AND (%(any)s OR owner = %(probed)s)"
+            f" WHEN {_RUNS} AND lease_ends <= {_NOW} AND (%(any)s OR owner = %(probed)s)"
             f" AND {matches} THEN {_DOUBT}",
             changed={
                 "fingerprint": f"CASE checksum WHEN {_EXPIRED} THEN %(fingerprint)s WHEN {_OWN} THEN fingerprint"
@@ -105,7 +107,8 @@ class MariaDB:
                 "attempt": f"CASE checksum WHEN {_EXPIRED} THEN 1 WHEN {_OWN} THEN attempt ELSE attempt + 1 END",
                 "lease_ends": "expires - %(ttl)s",
                 "token": f"IF(checksum = {_OWN}, token, GREATEST(token + 1, lease_ends - %(lease)s))",
-                "state": f"IF(checksum = {_DOUBT}, {TAKEN_OVER}, 1)",
+                "state": f"CASE WHEN checksum = {_DOUBT} THEN {TAKEN_OVER}"
+                f" WHEN checksum = {_OWN} AND state = {TAKEN_OVER} THEN {REPEATED} ELSE 1 END",
             },
         )
         self._release = self._writing(
@@ -193,16 +196,20 @@ class MariaDB:
             "any": take_over is True,
             "probed": encoded(take_over) if isinstance(take_over, str) else b"",
         }
-        took_over = False
+        took_over = repeated = False
         for tries in ROUNDS:
-            rows = yield self._claim, params
+            try:
+                rows = yield self._claim, params
+            except AnswerLost:
+                repeated = True
+                continue
             now, *row = rows[0]
             record = decoded(key, name, row, now)
             if record is None:
                 continue  # it expired meanwhile
             if record.state is not State.RUNNING or record.owner != owner:
                 return Claim(False, record, False)
-            took_over = took_over or row[1] == TAKEN_OVER
+            took_over = took_over or row[1] == TAKEN_OVER or (repeated and row[1] == REPEATED)
             assert record.lease_left is not None
             # What an INSERT had to wait for was rolled back, and its clock was read before: it is made anew.
             if record.lease_left > lease / 2 or tries > _LATE:

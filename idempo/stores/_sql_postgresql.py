@@ -20,6 +20,8 @@ from idempo.stores._sql_records import (
     LONGEST,
     MICROSECONDS,
     READ,
+    REPEATED,
+    TAKEN_OVER,
     VERSION,
     Name,
     decoded,
@@ -29,13 +31,14 @@ from idempo.stores._sql_records import (
     record_of,
     spelled_as,
 )
-from idempo.stores._sql_scripts import BATCH, ROUNDS, Script, outrun
+from idempo.stores._sql_scripts import BATCH, ROUNDS, AnswerLost, Script, outrun
 
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _LEASE: Final = "(%(lease)s::float8 * 1000000)::bigint"
 _TTL: Final = "(%(ttl)s::float8 * 1000000)::bigint"
 _LONGEST: Final = LONGEST / MICROSECONDS
-_OWN: Final = "r.state = 1 AND r.owner = %(owner)s::bytea"
+_RUNS: Final = f"r.state IN (1, {TAKEN_OVER}, {REPEATED})"
+_OWN: Final = f"{_RUNS} AND r.owner = %(owner)s::bytea"
 _GIVEN: Final = {
     "version": f"{VERSION}::smallint",
     "owner": "%(owner)s::bytea",
@@ -44,6 +47,7 @@ _GIVEN: Final = {
     "value": "%(value)s::bytea",
 }
 _NOTHING: Final = ", ".join("NULL" for _ in READ)
+_LATE: Final = 2  # tries; then a lease that is over when it begins is meant to be
 _ROW: Final = ", ".join(f"r.{name}" for name in READ)
 
 
@@ -76,10 +80,11 @@ class PostgreSQL:
         self._claim = self._writing(
             table,
             may=f"({_OWN}) OR (r.state = 3 AND r.owner <> %(owner)s::bytea)"
-            " OR (r.state = 1 AND r.lease_ends <= r.now AND (%(any)s::bool OR r.owner = %(probed)s::bytea)"
+            f" OR ({_RUNS} AND r.lease_ends <= r.now AND (%(any)s::bool OR r.owner = %(probed)s::bytea)"
             " AND (r.fingerprint IS NULL OR coalesce(%(fingerprint)s::bytea, r.fingerprint) = r.fingerprint))",
             new={
-                "state": "1::smallint",
+                "state": f"(CASE WHEN {_RUNS} AND r.owner <> %(owner)s::bytea THEN {TAKEN_OVER}"
+                f" WHEN r.state = {TAKEN_OVER} THEN {REPEATED} ELSE 1 END)::smallint",
                 "attempt": f"CASE WHEN r.id IS NULL THEN 1 WHEN {_OWN} THEN r.attempt ELSE r.attempt + 1 END",
                 "token": f"CASE WHEN {_OWN} THEN r.token ELSE greatest(m.token + 1, m.now) END",
                 "fingerprint": f"CASE WHEN {_OWN} THEN r.fingerprint"
@@ -150,8 +155,9 @@ class PostgreSQL:
     def _writing(self, table: str, *, may: str, new: dict[str, str]) -> str:
         """Make a row where there is none, or an expired one, and otherwise where it ``may`` be changed.
 
-        ``found`` is the row as the statement first saw it. What is written follows from that, so it is written over
-        that very row only, which its checksum pins.
+        ``found`` is the row as the statement first saw it. What is written follows from that: it is put in place of
+        that very row, which its checksum pins, or, where there was none, into an empty place. An INSERT alone will not
+        do for both: where the row that was found has been removed meanwhile, it would find an empty place too.
         """
         new = {**_GIVEN, **new}
         names = ", ".join(new)
@@ -164,17 +170,18 @@ class PostgreSQL:
             " m AS MATERIALIZED (SELECT now, (SELECT token FROM found)"
             f" FROM (SELECT {_NOW} AS now FROM free) m),"
             " next AS MATERIALIZED ("
-            f"SELECT {', '.join(f'{value} AS {name}' for name, value in new.items())}, m.now,"
-            " r.state = 1 AND r.owner <> %(owner)s::bytea AS took_over"
+            f"SELECT {', '.join(f'{value} AS {name}' for name, value in new.items())}, m.now"
             " FROM m LEFT JOIN found r ON r.expires > r.now),"
-            f" written AS (INSERT INTO {table} AS r (id, {names}, checksum)"
-            f" SELECT %(id)s::bytea, {names}, {_checksum(**{name: name for name in new})} FROM next"
-            f" ON CONFLICT (id) DO UPDATE SET ({names}, checksum) ="
-            f" ROW({', '.join(f'excluded.{name}' for name in new)}, excluded.checksum)"
-            " WHERE r.checksum = (SELECT checksum FROM found) RETURNING 1)"
-            f" SELECT {self._told()}, took_over, now, {', '.join(READ[:-1])}, NULL FROM next"
+            f" whole AS MATERIALIZED (SELECT *, {_checksum(**{name: name for name in new})} AS checksum FROM next),"
+            f" made AS (INSERT INTO {table} (id, {names}, checksum) SELECT %(id)s::bytea, {names}, checksum FROM whole"
+            " WHERE NOT EXISTS (SELECT FROM found) ON CONFLICT (id) DO NOTHING RETURNING 1),"
+            f" changed AS (UPDATE {table} r SET ({names}, checksum) ="
+            f" ROW({', '.join(f'w.{name}' for name in new)}, w.checksum) FROM whole w"
+            " WHERE r.id = %(id)s::bytea AND r.checksum = (SELECT checksum FROM found) RETURNING 1),"
+            " written AS (SELECT FROM made UNION ALL SELECT FROM changed)"
+            f" SELECT {self._told()}, {_NOW}, {', '.join(READ[:-1])}, NULL FROM whole"
             " WHERE EXISTS (SELECT FROM written)"
-            f" UNION ALL SELECT NULL, NULL, now, {', '.join(READ)} FROM found WHERE NOT EXISTS (SELECT FROM written)"
+            f" UNION ALL SELECT NULL, now, {', '.join(READ)} FROM found WHERE NOT EXISTS (SELECT FROM written)"
         )
 
     def _updating(self, table: str, changed: dict[str, str], told: str) -> str:
@@ -215,13 +222,22 @@ class PostgreSQL:
             "lock": name.number ^ self._locks,
             "watch": name.number ^ self._watches,
         }
-        for _ in ROUNDS:
-            rows = yield self._claim, params
+        repeated = took_over = False
+        for tries in ROUNDS:
+            try:
+                rows = yield self._claim, params
+            except AnswerLost:
+                repeated = True
+                continue
             if not rows:
                 continue
-            told, took_over, now, *row = rows[0]
+            told, now, *row = rows[0]
             if told is not None:
-                return Claim(True, record_of(row, now), bool(took_over))
+                took_over = took_over or row[1] == TAKEN_OVER or (repeated and row[1] == REPEATED)
+                # A row that others had locked was written late: once more, and the lease counts from then.
+                if (row[8] - now) / MICROSECONDS > ttl + lease / 2 or tries > _LATE:
+                    return Claim(True, record_of(row, now), took_over)
+                continue
             record = decoded(key, name, row, now)
             # Where it may be taken after all, others were faster, and what the statement saw is old.
             if record is not None:
@@ -273,7 +289,7 @@ class PostgreSQL:
             rows = yield self._release, params
             if not rows:
                 continue
-            told, _, now, *row = rows[0]
+            told, now, *row = rows[0]
             if told is not None:
                 return record_of(row, now).attempt > 0
             record = decoded(key, name, row, now)

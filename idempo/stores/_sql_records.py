@@ -23,9 +23,15 @@ RUNNING: Final = 1
 COMPLETED: Final = 2
 RELEASED: Final = 3
 TAKEN_OVER: Final = 4
-"""Running too, by a claim that was acquired over a record in doubt: how MariaDB tells that claim so."""
+"""Running too, by a claim that was acquired over a record in doubt."""
+REPEATED: Final = 5
+"""Running too, by the same claim, which has been repeated once. Whoever repeats a claim because its answer was lost is
+told by this that it took over: the first answer would have said so."""
 NUMBERS: Final = {State.RUNNING: RUNNING, State.COMPLETED: COMPLETED, State.RELEASED: RELEASED}
-_STATES: Final = {number: state for state, number in NUMBERS.items()} | {TAKEN_OVER: State.RUNNING}
+_STATES: Final = {number: state for state, number in NUMBERS.items()} | {
+    TAKEN_OVER: State.RUNNING,
+    REPEATED: State.RUNNING,
+}
 
 MICROSECONDS: Final = 1_000_000
 LONGEST: Final = 1 << 61

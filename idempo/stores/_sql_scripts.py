@@ -24,6 +24,14 @@ It may be given up at any step, and begun again from the start: each method is i
 written in a transaction of its own is rolled back then by whoever runs it.
 """
 
+
+class AnswerLost(Exception):  # noqa: N818  # it is no error, but what a script is told
+    """Thrown into a script in place of rows: the connection is gone, and there is another.
+
+    A script that catches it goes on from where it is. One that does not is begun again from the start.
+    """
+
+
 ROUNDS: Final = range(1000)  # each lost round is another caller's write to the same key within microseconds
 
 

@@ -327,7 +327,7 @@ class AsyncSqlAlchemyStore(_Both):
         return await self._run(self._statements.get, key)
 
     async def delete(self, key: Key, *, owner: str | None = None) -> bool:
-        """See `Store.delete`."""
+        """See `SqlAlchemyStore.delete`."""
         return await self._run(self._statements.delete, key, owner)
 
     def scan(self, namespace: str) -> AsyncIterator[tuple[Key, Record]]:

@@ -160,6 +160,12 @@ class Server:
     def pause(self) -> None:
         """Let it stand still: it takes connections, and answers nothing."""
         self._signal(signal.SIGSTOP)
+        # A thread may go on for a moment, and answer a request that comes in it.
+        deadline = time.monotonic() + PATIENCE
+        while not all(_stands_still(pid) for pid in (self.pid, *_children_of(self.pid))):
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.name} does not stand still")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let it go on after `pause`."""
@@ -190,6 +196,14 @@ class Server:
             return self.log.read_text(errors="replace")[-2000:]
         except OSError:
             return ""
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+        return all(task.read_text().rpartition(")")[2].split()[0] in "TtZX" for task in tasks)
+    except OSError:  # it has ended meanwhile
+        return True
 
 
 def _group_of(user: str) -> int:
