@@ -208,7 +208,8 @@ def test_a_damaged_record_is_told(shop: Shop) -> None:
     assert shop.store.get(NAME) is not None
 
 
-def test_a_connection_that_is_cut_is_told(shop: Shop) -> None:
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_connection_that_is_cut_is_told(shop: Shop, raises: bool) -> None:
     """Behaviour 54 (real): the server has rolled back, and nothing is kept."""
     ends = {
         "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
@@ -225,9 +226,12 @@ def test_a_connection_that_is_cut_is_told(shop: Shop) -> None:
             connection.exec_driver_sql(shop.named(PLACE))
             with shop.engine.connect() as other:
                 other.exec_driver_sql(kill.format(number))
+            if raises:
+                raise OutOfStockError
 
-        with pytest.raises(StoreError):
+        with pytest.raises(OutOfStockError if raises else StoreError):
             guard_of(shop, connection).run(KEY, body)
+        assert shop.kinds()[0] == EventKind.STORE_FAILED
         with pytest.raises(StoreError, match="cannot go on"):
             guard_of(shop, connection).run(KEY, pytest.fail, "runs")
     assert (shop.store.get(NAME), shop.placed()) == (None, [])
@@ -268,6 +272,7 @@ def test_every_method_stays_in_the_transaction(shop: Shop, colour: str) -> None:
         assert ask("release", NAME, owner="a", ttl=100)
         assert ask("get", NAME).state is State.RELEASED
         assert ask("delete", NAME, owner="a")
+        assert not ask("delete", NAME)
         assert not ask("release", NAME, owner="b", ttl=100)
         assert ask("claim", NAME, **claimed).record.attempt == 1
         assert shop.store.get(NAME) is None
@@ -329,6 +334,25 @@ def test_objects_that_the_database_refuses_undo_the_body(shop: Shop) -> None:
         session.add(order(id=42, item="again"))
         with pytest.raises(sa.exc.IntegrityError):
             guard_of(shop, session).run("other", pytest.fail, "runs")
+
+
+def test_a_savepoint_that_the_body_leaves_open_is_released_with_it(shop: Shop) -> None:
+    """Behaviour 54 (real): and rolled back with it where the body raises."""
+    order = order_class(shop)
+
+    def body(number: int, error: Exception | None = None) -> None:
+        session.begin_nested()
+        session.add(order(id=number, item="book"))
+        session.flush()
+        if error is not None:
+            raise error
+
+    with Session(shop.engine) as session:
+        with pytest.raises(OutOfStockError):
+            guard_of(shop, session).run("fails", body, 1, OutOfStockError(), payload=None)
+        guard_of(shop, session).run(KEY, body, 42, payload=None)
+        session.commit()
+    assert shop.placed() == [42]
 
 
 def test_a_listener_that_refuses_is_the_bodys_error(file_shop: Shop) -> None:

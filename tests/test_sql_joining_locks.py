@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from idempo import EventKind, Idempotency, StoreError
+from idempo import EventKind, Idempotency, InProgressError, StoreError
+from idempo.stores._sql_stepwise import Stepwise
 from tests.sql_joining_support import DATABASES, KEY, NAME, PATIENCE, PLACE, OutOfStockError, Shop, shops
 
 OWN_LIMIT = {
@@ -211,6 +212,44 @@ def test_a_snapshot_that_hides_the_record(shop: Shop, colour: str, level: str) -
         desk.commit()
     assert shop.placed() == [42]
     assert shop.kinds()[-1] == EventKind.REPLAYED
+
+
+def test_a_snapshot_that_shows_a_claim_as_it_was(shop: Shop) -> None:
+    """Behaviour 54 (real): MySQL and MariaDB decide by what stands; PostgreSQL has nothing but the snapshot."""
+    if shop.kind == "sqlite":
+        pytest.skip("SQLite: test_a_transaction_that_has_read_too_early")
+    shop.store.claim(NAME, owner="other", fingerprint=None, lease=60, ttl=1000)
+    with shop.desk("connection", isolation_level="REPEATABLE READ") as desk:
+        assert len(desk.execute("SELECT state FROM records")) == 1
+        with shop.desk("connection") as resolving:
+            assert resolving.ask("forget", KEY, force=True)
+            assert resolving.ask("resolve", KEY, "by hand")
+            resolving.commit()
+        if shop.kind == "postgresql":
+            with pytest.raises(InProgressError):
+                desk.call(PLACE)
+        else:
+            assert desk.call(PLACE) == "by hand"
+
+
+@pytest.mark.parametrize("limit", [20.0, None])
+def test_what_a_call_costs(shop: Shop, limit: float | None) -> None:
+    """Behaviour 46, as far as it can hold here: statements of a call that runs, and of one that replays."""
+    if shop.kind == "sqlite":
+        pytest.skip("SQLite has no network between")
+    statements: list[str] = []
+    with shop.desk("connection", lock_timeout=limit) as desk:
+        desk.call(key="first")  # asks a MySQL server which it is
+        sa.event.listen(desk.caller, "before_cursor_execute", lambda *args: statements.append(args[2]))
+        found = []
+        for _ in range(2):
+            statements.clear()
+            desk.call()
+            found.append(len(statements))
+    by_steps = isinstance(getattr(shop.store._server.statements, "_chosen", None), Stepwise)  # type: ignore[union-attr]
+    runs, replays = (7, 4) if by_steps else (4, 3)
+    extra = 2 if limit else 0
+    assert found == [runs + extra, replays + extra]
 
 
 def test_a_transaction_that_has_read_too_early(shop: Shop) -> None:

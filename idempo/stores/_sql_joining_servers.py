@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 from sqlalchemy.exc import DBAPIError
 
 from idempo.errors import IdempotencyError
-from idempo.records import Claim, Key, Record
+from idempo.records import Claim, Key
 from idempo.stores._sql_mysql import MySqlOrMariaDB
 from idempo.stores._sql_postgresql import PostgreSQL
-from idempo.stores._sql_records import COLUMNS, found_at, named
+from idempo.stores._sql_records import COLUMNS, named
 from idempo.stores._sql_scripts import Script, Statements, Step
-from idempo.stores._sql_stepwise import SQLITE, Stepwise, Words, expired_row
+from idempo.stores._sql_stepwise import SQLITE, Stepwise, Words, expired_row, row_of
 from idempo.stores._sql_table import quoted
+from idempo.stores._transitions import Transition
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
 _Answer = TypeVar("_Answer")
+_Args = TypeVarTuple("_Args")
 
 
 class Server(Protocol):
@@ -121,14 +123,23 @@ class LockedFirst(Stepwise):
 
     def __init__(self, table: str, words: Words) -> None:
         super().__init__(table, attrs.evolve(words, begin=None))
-        self._seen = self._read
-        self._read = self._lock
 
-    def get(self, key: Key) -> Script[Record | None]:
-        """`Store.get`, as the transaction sees it."""
+    def delete(self, key: Key, owner: str | None) -> Script[bool]:
+        """`Store.delete`."""
         name = named(key)
-        rows = yield self._asked(self._seen, id=name.id)
-        return found_at(key, name, rows[0])[0]
+        rows = yield self._asked(self._lock, id=name.id)
+        if not self._deletes(key, name, rows, owner):
+            return False
+        yield self._delete, {"id": name.id}
+        return True
+
+    def _step(self, key: Key, transition: Transition[*_Args, _Answer], *args: *_Args) -> Script[_Answer]:
+        name = named(key)
+        rows = yield self._asked(self._lock, id=name.id)
+        answer, write = self._decided(key, name, rows, transition, *args)
+        if write is not None:
+            yield self._write, row_of(name, write, rows[0][0])
+        return answer
 
 
 class ReservedFirst(LockedFirst):

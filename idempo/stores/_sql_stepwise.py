@@ -200,7 +200,7 @@ class Stepwise:
         rows = yield self._asked(self._lock, id=name.id)
         answer, write = self._decided(key, name, rows, transition, *args)
         if write is not None:
-            yield self._write, _values(name, write, rows[0][0])
+            yield self._write, row_of(name, write, rows[0][0])
         yield from self._commit()
         return answer
 
@@ -240,10 +240,10 @@ class Stepwise:
 
 def expired_row(name: Name) -> dict[str, Any]:
     """Return a row that stands for no record, by the names of its columns."""
-    return _values(name, Record(State.RELEASED, None, 0, 0, "", None, None, 0.0), 0)
+    return row_of(name, Record(State.RELEASED, None, 0, 0, "", None, None, 0.0), 0)
 
 
-def _values(name: Name, record: Record, now: int) -> dict[str, Any]:
+def row_of(name: Name, record: Record, now: int) -> dict[str, Any]:
     """Return the row of a record, by the names of its columns."""
     expires = now + _microseconds(record.expires_in)
     lease_ends = None if record.lease_left is None else now + _microseconds(record.lease_left)
