@@ -77,8 +77,6 @@ def test_a_connection_in_no_transaction_is_refused(shop: Shop) -> None:
 @pytest.mark.parametrize("colour", COLOURS)
 def test_autocommit_is_refused(shop: Shop, colour: str) -> None:
     """Behaviour 54 (real): before anything runs, and nothing is left behind."""
-    if shop.kind == "sqlite" and colour.startswith("async"):
-        pytest.skip("aiosqlite: SQLAlchemy has no autocommit for it before 2.1")
     with shop.desk(colour, isolation_level="AUTOCOMMIT") as desk:
         with pytest.raises(ValueError, match="in autocommit"):
             desk.call(PLACE)
