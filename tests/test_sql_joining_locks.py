@@ -111,6 +111,19 @@ def test_of_many_that_have_waited_one_runs(shop: Shop, pool: ThreadPoolExecutor)
     assert sorted(told) == ["executed", "executed", "replayed", "replayed"]
 
 
+def test_a_call_that_failed_holds_its_key_no_more(shop: Shop) -> None:
+    """Behaviour 54 (real): while its caller's transaction goes on, another may run; SQLite has one writer at a time."""
+    if shop.kind == "sqlite":
+        pytest.skip("SQLite has one writer")
+    with shop.desk("connection") as desk:
+        with pytest.raises(OutOfStockError):
+            desk.call(error=OutOfStockError())
+        assert duplicate(shop, "connection", PLACE, lock_timeout=5) == "placed"
+        desk.execute("INSERT INTO orders VALUES (1, 'of the caller')")
+        desk.commit()
+    assert shop.placed() == [1, 42]
+
+
 @pytest.mark.realtime
 @pytest.mark.parametrize("colour", SOME)
 def test_a_duplicate_waits_for_a_bounded_time(shop: Shop, colour: str) -> None:
