@@ -5,15 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from idempo.records import Key
 from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
+
+if TYPE_CHECKING:
+    import pytest
 
 PATIENCE = 30.0
 URLS = {"postgresql": "postgres_url", "mariadb": "mysql_url"}

@@ -67,16 +67,16 @@ def _bytes(column: str) -> str:
 
 def _checksum(**given: str) -> str:
     """The checksum of `_sql_records.checksum`, over the columns, unless expressions for them are given."""
-    c = {name: given.get(name, name) for name in ("namespace", "value", *READ)}
+    c = {name: given.get(name, name) for name in ("id", *READ)}
     instant = "x'00000014', IF({0} IS NULL, x'FFFFFFFF', CONCAT(x'00000008', {1}))"
     parts = [
-        "x'0000000B'",
+        "x'0000000A'",
         *(f"x'0000001500000002', {_number(c[name], 2)}" for name in ("version", "state")),
         f"x'0000001700000004', {_number(c['attempt'], 4)}",
         f"x'0000001400000008', {_number(c['token'], 8)}",
         *(_bytes(c[name]) for name in ("owner", "fingerprint", "outcome")),
         *(instant.format(c[name], _number(c[name], 8)) for name in ("lease_ends", "expires")),
-        *(_bytes(c[name]) for name in ("namespace", "value")),
+        _bytes(c["id"]),
     ]
     return f"UNHEX(SHA2(CONCAT({', '.join(parts)}), 256))"
 
@@ -156,7 +156,7 @@ class MariaDB:
             "expires": f"n.clock + {expires}",
             **new,
         }
-        new["checksum"] = _checksum(**new)
+        new["checksum"] = _checksum(id="%(id)s", **new)
         done = {
             "fingerprint": changed["fingerprint"],
             "attempt": changed["attempt"],

@@ -161,8 +161,9 @@ class PostgreSQL:
         """
         new = {**_GIVEN, **new}
         names = ", ".join(new)
+        checksum = _checksum(id="%(id)s::bytea", **{name: name for name in new})
         return (
-            f"WITH found AS MATERIALIZED (SELECT r.id, {_NOW} AS now, {_ROW}, r.namespace, r.value"
+            f"WITH found AS MATERIALIZED (SELECT r.id, {_NOW} AS now, {_ROW}"
             f" FROM {table} r WHERE r.id = %(id)s::bytea),"
             " free AS MATERIALIZED (SELECT pg_advisory_xact_lock(%(lock)s::bigint)"
             f" WHERE NOT EXISTS (SELECT FROM found r WHERE (CASE WHEN r.expires <= r.now OR {may} THEN {_INTACT}"
@@ -172,7 +173,7 @@ class PostgreSQL:
             " next AS MATERIALIZED ("
             f"SELECT {', '.join(f'{value} AS {name}' for name, value in new.items())}, m.now"
             " FROM m LEFT JOIN found r ON r.expires > r.now),"
-            f" whole AS MATERIALIZED (SELECT *, {_checksum(**{name: name for name in new})} AS checksum FROM next),"
+            f" whole AS MATERIALIZED (SELECT *, {checksum} AS checksum FROM next),"
             f" made AS (INSERT INTO {table} (id, {names}, checksum) SELECT %(id)s::bytea, {names}, checksum FROM whole"
             " WHERE NOT EXISTS (SELECT FROM found) ON CONFLICT (id) DO NOTHING RETURNING 1),"
             f" changed AS (UPDATE {table} r SET ({names}, checksum) ="

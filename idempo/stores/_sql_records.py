@@ -52,8 +52,8 @@ READ: Final = (
     "expires",
     "checksum",
 )
-CHECKED: Final = (*READ[:-1], "namespace", "value")
-"""What the checksum is over."""
+CHECKED: Final = (*READ[:-1], "id")
+"""What the checksum is over. The id stands for namespace and value, which are there to be listed by."""
 COLUMNS: Final = ("id", "namespace", "value", *READ)
 """The table's."""
 
@@ -129,17 +129,15 @@ def checksum(
     return hashlib.sha256(
         b"".join(
             (
-                _NUMBERS.pack(11, _INT2, 2, version, _INT2, 2, state, _INT4, 4, attempt, _INT8, 8, token),
+                _NUMBERS.pack(10, _INT2, 2, version, _INT2, 2, state, _INT4, 4, attempt, _INT8, 8, token),
                 _LENGTH.pack(_BYTEA, len(owner)),
                 owner,
                 _NULL_BYTES if fingerprint is None else _LENGTH.pack(_BYTEA, len(fingerprint)) + fingerprint,
                 _NULL_BYTES if outcome is None else _LENGTH.pack(_BYTEA, len(outcome)) + outcome,
                 _NULL_INSTANT if lease_ends is None else _INSTANT.pack(_INT8, 8, lease_ends),
                 _INSTANT.pack(_INT8, 8, expires),
-                _LENGTH.pack(_BYTEA, len(name.namespace)),
-                name.namespace,
-                _LENGTH.pack(_BYTEA, len(name.value)),
-                name.value,
+                _LENGTH.pack(_BYTEA, len(name.id)),
+                name.id,
             )
         )
     ).digest()
