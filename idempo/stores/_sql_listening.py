@@ -47,7 +47,9 @@ class Watched(Generic[_Ready]):
     def __init__(self, number: int, ready: _Ready) -> None:
         self.number = number
         self.ready = ready
-        """Set once changes are told."""
+        """Set once it is known whether changes are told."""
+        self.lost = False
+        """Whether they are not, since the connection was lost, or was not to be had."""
         self.wakes: list[Callable[[], None]] = []
 
 
@@ -55,6 +57,10 @@ def wake_all(wakes: list[Callable[[], None]]) -> None:
     """Call each of them."""
     for wake in list(wakes):
         wake()
+
+
+PATIENCE: Final = 2.0
+"""Seconds that it may take until a key is watched: who waits does not poll meanwhile."""
 
 
 def not_listening(key: Key) -> StoreError:
@@ -77,16 +83,12 @@ class Listener:
         open_: Opens a connection: a `_sql_psycopg.Lane`.
         errors: What a connection can raise.
         statements: Those that send the notifications.
-        patience: Seconds that it may take until a key is watched.
     """
 
-    def __init__(
-        self, open_: Callable[[], Any], errors: tuple[type[Exception], ...], statements: Watching, patience: float
-    ) -> None:
+    def __init__(self, open_: Callable[[], Any], errors: tuple[type[Exception], ...], statements: Watching) -> None:
         self._open = open_
         self._errors = (*errors, IdempotencyError)
         self._statements = statements
-        self._patience = patience
         self._lock = new_lock()
         self._closed = False
         self._begin()
@@ -115,7 +117,7 @@ class Listener:
             watched.wakes.append(wake)
             self._go_on()
         try:
-            if not watched.ready.wait(self._patience):
+            if not watched.ready.wait(PATIENCE) or watched.lost:
                 raise not_listening(key)
             yield
         finally:
@@ -133,7 +135,7 @@ class Listener:
             thread = self._thread
             self._go_on()
         if thread is not None and thread is not threading.current_thread():
-            thread.join(self._patience)
+            thread.join(PATIENCE)
 
     def _go_on(self) -> None:
         """Let the thread look at what is to be done; there is one then. Called under the lock."""
@@ -159,7 +161,8 @@ class Listener:
             with self._lock:
                 # Whoever waits looks for himself as long as nobody tells him.
                 for watched in self._watched.values():
-                    watched.ready.clear()
+                    watched.lost = True
+                    watched.ready.set()
                     wake_all(watched.wakes)
                 if self._closed or not self._watched:
                     self._end()
@@ -208,6 +211,7 @@ class Listener:
             with self._lock:
                 if not self._undone:
                     for watched in self._watched.values():
+                        watched.lost = False
                         watched.ready.set()
                     return
                 statement, number = self._undone.popleft()

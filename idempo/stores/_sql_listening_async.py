@@ -13,7 +13,17 @@ from idempo._fork import forks
 from idempo.errors import IdempotencyError
 from idempo.records import Key
 from idempo.stores._sql_connections import inherited
-from idempo.stores._sql_listening import IDLE, LOCK, UNLOCK, Watched, Watching, not_listening, pauses, wake_all
+from idempo.stores._sql_listening import (
+    IDLE,
+    LOCK,
+    PATIENCE,
+    UNLOCK,
+    Watched,
+    Watching,
+    not_listening,
+    pauses,
+    wake_all,
+)
 from idempo.stores._sql_records import named
 
 
@@ -25,12 +35,10 @@ class AsyncListener:
         open_: Callable[[], Awaitable[Any]],
         errors: tuple[type[Exception], ...],
         statements: Watching,
-        patience: float,
     ) -> None:
         self._open = open_
         self._errors = (*errors, IdempotencyError)
         self._statements = statements
-        self._patience = patience
         self._closed = False
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
         self._generation = forks.generation
@@ -49,10 +57,12 @@ class AsyncListener:
         try:
             self._go_on(mine)
             try:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(PATIENCE):
                     await watched.ready.wait()
             except TimeoutError:
                 raise not_listening(key) from None
+            if watched.lost:
+                raise not_listening(key)
             yield
         finally:
             watched.wakes.remove(wake)
@@ -96,7 +106,8 @@ class AsyncListener:
                     finally:
                         await lane.close()
                 for watched in mine.watched.values():
-                    watched.ready.clear()
+                    watched.lost = True
+                    watched.ready.set()
                     wake_all(watched.wakes)
                 if not mine.watched:
                     return
@@ -151,4 +162,5 @@ async def _execute(mine: _OfLoop, lane: Any) -> None:
         statement, number = mine.undone.popleft()
         await lane.execute(statement, {"number": number})
     for watched in mine.watched.values():
+        watched.lost = False
         watched.ready.set()
