@@ -6,9 +6,11 @@ BEGIN, a ROLLBACK or a ping around its one statement, nor waits for connections 
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -86,6 +88,8 @@ class Connections:
         self._closed = False
         self._idle: deque[LaneLike] = deque()
         self._begin()
+        if engine.dialect.name == "sqlite":
+            _close_before_forks.add(self)
 
     def _begin(self) -> None:
         self._generation = forks.generation
@@ -138,7 +142,7 @@ class Connections:
                     script = None
                 elif trouble is Trouble.CUT and in_time and not cuts:
                     cuts += 1
-                    self._forget_idle()  # what cut this one has cut them
+                    self.forget_idle()  # what cut this one has cut them
                 else:
                     raise self.translated(error, args) from error
             finally:
@@ -153,7 +157,7 @@ class Connections:
     def close(self) -> None:
         """Close the connections, each when its call has ended."""
         self._closed = True
-        self._forget_idle()
+        self.forget_idle()
 
     def _take(self, args: tuple[object, ...]) -> LaneLike:
         if self._generation != forks.generation:
@@ -200,7 +204,8 @@ class Connections:
             lane.close()
         self._slots.release()
 
-    def _forget_idle(self) -> None:
+    def forget_idle(self) -> None:
+        """Close those that nobody uses."""
         while self._idle:
             try:
                 self._idle.pop().close()
@@ -209,7 +214,7 @@ class Connections:
 
     def __del__(self) -> None:
         if getattr(self, "_generation", None) == forks.generation:
-            self._forget_idle()
+            self.forget_idle()
 
 
 def translated_by(table: str, error: Exception, args: tuple[object, ...]) -> IdempotencyError:
@@ -236,3 +241,16 @@ def is_unsure(result: object, args: tuple[object, ...], elapsed: float) -> bool:
 def key_of(args: tuple[object, ...]) -> Key | None:
     """Return the key that a script with these arguments is about, if it is about one."""
     return args[0] if args and isinstance(args[0], Key) else None
+
+
+# A child inherits what SQLite believes about its locks, and not the locks (sqlite.org/howtocorrupt.html, 2.6).
+_close_before_forks: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for connections in list(_close_before_forks):
+        connections.forget_idle()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows has no fork
+    os.register_at_fork(before=_before_fork)
