@@ -12,6 +12,7 @@ from typing import Any, Final
 from idempo.records import Claim, Key, Record
 from idempo.stores import _redis_scripts as scripts
 from idempo.stores._redis_clients import Eviction, RedisClient, checked_client, checked_eviction, judge, unasked
+from idempo.stores._redis_lane import Lane
 from idempo.stores._redis_listening import AsyncListeners, Listener
 from idempo.stores._redis_records import (
     Names,
@@ -78,6 +79,7 @@ class RedisStore(_Requests):
     trip: a fresh call costs two, a replay one. The server forgets expired records by itself. Duplicates of a call that
     runs in another process wait for a message from the server, with a slow poll beside it; that takes one more
     connection of the client's pool while there are any.
+    Of a pool of 50 or more connections the store keeps one for itself, until it is closed or gone.
 
     What the server loses, runs again: a failover can lose what was acknowledged just before it (replication is
     asynchronous), and so can a restart, by its settings for persistence.
@@ -103,6 +105,7 @@ class RedisStore(_Requests):
     def __init__(self, client: RedisClient, *, prefix: str = "idempo:", eviction: Eviction = "refuse") -> None:
         super().__init__(checked_client(client, wants_coroutines=False), prefix, eviction)
         self._listener = Listener(self._client, self.prefix)
+        self._lane = Lane(self._client)
 
     def __enter__(self) -> RedisStore:
         return self
@@ -111,8 +114,9 @@ class RedisStore(_Requests):
         self.close()
 
     def close(self) -> None:
-        """Stop listening, and give the connection for it back. The client stays open, and the store can be used on."""
+        """Stop listening, and give all connections back. The client stays open, and the store can be used on."""
         self._listener.close()
+        self._lane.close()
 
     def check(self) -> None:
         """Ask every server that holds records for its ``maxmemory-policy``. The first claim does it, too.
@@ -224,14 +228,8 @@ class RedisStore(_Requests):
             raise translated(error, None) from error
 
     def _run(self, script: Script, key: Key, *args: bytes) -> Any:
-        name = self._name(key)
         try:
-            try:
-                return self._execute(*script.first, 1, name, *args, NEVER_DECODE=True)
-            except Exception as error:
-                if not is_unknown_script(error):
-                    raise
-                return self._execute("EVAL", script.text, 1, name, *args, NEVER_DECODE=True)
+            return self._lane.ask(script, self._name(key), args)
         except Exception as error:
             raise translated(error, key) from error
 
