@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,20 @@ from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
-from idempo import Idempotency, RecordError, StoreError
+from idempo import Idempotency, Key, RecordError, State, StoreError
 from idempo.errors import StoreFullError
+from idempo.records import Record
 from idempo.stores import _sql_table
 from idempo.stores._sql_errors import Trouble, translated, trouble_of
 from idempo.stores._sql_mysql import MariaDB, statements_for
-from idempo.stores._sql_stepwise import Stepwise
+from idempo.stores._sql_records import named
+from idempo.stores._sql_scripts import BATCH
+from idempo.stores._sql_stepwise import Stepwise, row_of
 from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
 from tests.forked import in_child
 from tests.sql_support import claimed, key
+
+RECORD = Record(State.COMPLETED, None, 1, 1, "owner-a", b"outcome", None, 3600.0)
 
 
 @pytest.fixture
@@ -242,6 +248,32 @@ def test_a_store_that_nobody_closed_leaves_no_connection(tmp_path: Path) -> None
         lane.execute("SELECT 1", {})
 
 
+def test_a_namespace_of_many_pages_is_listed_and_purged(store: SqlAlchemyStore, tmp_path: Path) -> None:
+    """Behaviour 52: a batch at a time, plainly and by coroutines."""
+    database = sqlite3.connect(tmp_path / "app.db")
+    claimed(store, key())
+    for space in ("one", "two"):
+        rows = [row_of(named(Key(space, str(number))), RECORD, int(time.time() * 1e6)) for number in range(BATCH + 1)]
+        names = ", ".join(rows[0])
+        marks = ", ".join(f":{name}" for name in rows[0])
+        database.executemany(f"INSERT INTO idempo_records ({names}) VALUES ({marks})", rows)
+    database.commit()
+    database.close()
+    assert len(list(store.scan("one"))) == BATCH + 1
+    assert store.purge("one") == BATCH + 1
+    assert list(store.scan("one")) == []
+
+    async def main() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
+        async with AsyncSqlAlchemyStore(engine) as other:
+            assert len([found async for found in other.scan("two")]) == BATCH + 1
+            assert await other.purge("two") == BATCH + 1
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert store.get(key()) is not None
+
+
 @pytest.mark.parametrize(
     ("version", "kind"),
     [
@@ -255,6 +287,18 @@ def test_a_store_that_nobody_closed_leaves_no_connection(tmp_path: Path) -> None
 def test_the_servers_version_chooses_the_statements(version: str, kind: type) -> None:
     """Behaviour 46: only MariaDB since 10.5 says what stands after an INSERT."""
     assert isinstance(statements_for(version, "records"), kind)
+
+
+def raised_by(statement: str) -> sqlite3.Error:
+    """Return what SQLite says to a statement that is none."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.execute(statement)
+    except sqlite3.Error as error:
+        return error
+    finally:
+        connection.close()
+    raise AssertionError
 
 
 class _Error(Exception):
@@ -276,6 +320,7 @@ class _Error(Exception):
         (Exception(2006, "gone"), StoreError, "was lost"),
         (Exception("odd"), StoreError, "refused"),
         (sqlite3.Error("odd"), StoreError, "refused"),
+        (raised_by("SELECT"), StoreError, "refused"),
     ],
 )
 def test_what_drivers_raise_is_told_in_our_words(error: Exception, kind: type[Exception], text: str) -> None:

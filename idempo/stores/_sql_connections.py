@@ -206,14 +206,12 @@ class Connections:
 
     def forget_idle(self) -> None:
         """Close those that nobody uses."""
-        while self._idle:
-            try:
+        with suppress(IndexError):
+            while True:
                 self._idle.pop().close()
-            except IndexError:
-                break
 
     def __del__(self) -> None:
-        if getattr(self, "_generation", None) == forks.generation:
+        if getattr(self, "_generation", None) == forks.generation:  # pragma: no branch  # a child may not close them
             self.forget_idle()
 
 

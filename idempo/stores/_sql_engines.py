@@ -63,8 +63,8 @@ def sync_parts(
 
             dbapi: Any = engine.dialect.dbapi
             return Parts(statements, partial(PyMySqlLane, timeout=timeout), (dbapi.Error, OSError))
-        case name, driver:
-            raise ValueError(f"the store does not know {name}+{driver}: use {_SYNC}")
+        case _:
+            raise ValueError(f"the store does not know {_kind(engine.dialect)}: use {_SYNC}")
 
 
 def async_parts(
@@ -96,8 +96,12 @@ def async_parts(
             from idempo.stores._sql_drivers import AioMySqlLane
 
             return Parts(statements, partial(AioMySqlLane, timeout=timeout), (Error, OSError))
-        case name, driver:
-            raise ValueError(f"the store does not know {name}+{driver}: use {_ASYNC}")
+        case _:
+            raise ValueError(f"the store does not know {_kind(engine.dialect)}: use {_ASYNC}")
+
+
+def _kind(dialect: sa.Dialect) -> str:
+    return f"{dialect.name}+{dialect.driver}"
 
 
 def _check(engine: sa.Engine) -> None:

@@ -132,5 +132,5 @@ def translated(error: BaseException, table: str, key: Key | None) -> Idempotency
                 "connect_args={'prepare_threshold': None}",
                 key=key,
             )
-        case Trouble.OTHER:
+        case _:
             return StoreError(f"the database refused: {told}", key=key)

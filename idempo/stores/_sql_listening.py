@@ -150,7 +150,7 @@ class Listener:
 
     def _run(self) -> None:
         again = False
-        for pause in pauses():
+        for pause in pauses():  # pragma: no branch  # without end
             with suppress(*self._errors):
                 self._lane = self._open()
                 try:
@@ -201,7 +201,7 @@ class Listener:
                     self._execute(lane)
                 if lane.fileno() in readable:
                     lane.notified()
-                if not readable:
+                if not readable:  # nobody has wanted anything for a while
                     with self._lock:
                         if not self._watched and not self._undone:
                             return

@@ -98,7 +98,7 @@ class AsyncListener:
     async def _run(self, mine: _OfLoop) -> None:
         try:
             again = False
-            for pause in pauses():
+            for pause in pauses():  # pragma: no branch  # without end
                 with suppress(*self._errors, TimeoutError):
                     lane = await self._open()
                     try:

@@ -197,10 +197,6 @@ class PostgreSQL:
             " AND NOT EXISTS (SELECT FROM written)"
         )
 
-    def lock_of(self, name: Name) -> int:
-        """Return the number of the advisory lock that whoever claims the key takes."""
-        return name.number ^ self._locks
-
     def watch_of(self, name: Name) -> int:
         """Return the number of the advisory lock that whoever waits for the key shares."""
         return name.number ^ self._watches

@@ -21,6 +21,8 @@ __all__ = ["DatabaseError", "check", "create", "ddl", "quoted", "records_table"]
 _NAME: Final = re.compile(r"(?!sqlite_)[A-Za-z_][A-Za-z0-9_]{0,62}", re.IGNORECASE)
 _LOCK: Final = int.from_bytes(b"idempo-t", "big", signed=True)
 
+_PATIENCE = 30  # seconds
+
 LONGEST_NAMESPACE: Final = 2048
 """Bytes; more than 255 characters and a guard's prefix take."""
 LONGEST_VALUE: Final = 1020
@@ -129,8 +131,8 @@ def _on_postgresql(connection: sa.Connection, table: sa.Table) -> None:
 def _on_mysql(connection: sa.Connection, table: sa.Table) -> None:
     # Each of these statements commits what went before, so that no transaction can be the lock.
     name = {"name": f"idempo.{table.name}"[:64]}
-    if connection.execute(sa.text("SELECT GET_LOCK(:name, 30)"), name).scalar() != 1:
-        raise StoreError(f"others have been making table {table.name} for 30 s")
+    if connection.execute(sa.text(f"SELECT GET_LOCK(:name, {_PATIENCE})"), name).scalar() != 1:
+        raise StoreError(f"others have been making table {table.name} for {_PATIENCE} s")
     try:
         _create(connection, table)
     finally:

@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from idempo import Idempotency, StoreError
 from idempo.records import State
+from idempo.stores._sql_mysql import statements_for
 from idempo.stores.sqlalchemy import SqlAlchemyStore
 from idempo.testing import check_store
 from tests.servers.fixtures import Servers
@@ -204,6 +205,92 @@ def test_coroutines_are_cut_off_no_longer(database: Database, proxy: Proxy) -> N
 
 async def _claimed(store: Any, value: str) -> Any:
     return await store.claim(key(value), owner="owner-a", fingerprint=None, lease=60, ttl=60)
+
+
+def test_coroutines_do_not_know_of_a_deletion_whose_answer_is_lost(database: Database, proxy: Proxy) -> None:
+    """Behaviours 32, 34: as plain calls."""
+
+    async def main() -> None:
+        async with database.async_store(proxy.port) as store:
+            await _claimed(store, "order-42")
+            proxy.drop_answers(1)
+            with pytest.raises(StoreError, match="says nothing of it"):
+                await store.delete(key())
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("colour", ["plain", "async"])
+def test_several_steps_are_begun_again_where_one_was_cut_off(request: pytest.FixtureRequest, colour: str) -> None:
+    """Behaviour 34: as on MySQL, which takes a transaction for a claim; each of its answers is lost once."""
+    for database in opened(request, "mariadb"):
+        assert database.url.host
+        with Proxy(database.url.host, database.url.port or 0) as proxy:
+            for number in range(5):
+                if colour == "plain":
+                    store = as_on_mysql(database.store(proxy.port))
+                    claimed(store, key(f"warm-{number}"))
+                    drop_the(number, proxy)
+                    claim = claimed(store, key(f"order-{number}"))
+                else:
+                    claim = asyncio.run(_stepwise(database, proxy, number))
+                assert proxy.dropped == number + 1
+                assert claim.acquired
+                record = database.store().get(key(f"order-{number}"))
+                assert record is not None
+                assert (record.attempt, record.token) == (1, claim.record.token)
+
+
+def as_on_mysql(store: Any) -> Any:
+    """Let the store take the server for one without RETURNING."""
+    store._statements._chosen = statements_for("8.4.0", store.table.name)
+    return store
+
+
+def drop_the(number: int, proxy: Proxy) -> None:
+    """Lose an answer, after so many others."""
+    left = iter([False] * number + [True])
+    proxy.drop_answers(1, only=lambda _: next(left))
+
+
+async def _stepwise(database: Database, proxy: Proxy, number: int) -> Any:
+    async with database.async_store(proxy.port) as store:
+        as_on_mysql(store)
+        await _claimed(store, f"warm-{number}")
+        drop_the(number, proxy)
+        return await _claimed(store, f"order-{number}")
+
+
+def test_a_connection_that_is_lost_while_it_is_made_is_a_store_error(
+    request: pytest.FixtureRequest,
+) -> None:
+    """Behaviour 32: nothing is left of it, and the next one is made."""
+    for database in opened(request, "mariadb"):
+        assert database.url.host
+        with Proxy(database.url.host, database.url.port or 0) as proxy:
+            store = database.store(proxy.port)
+            proxy.drop_answers(1, only=lambda asked: b"STRICT_ALL_TABLES" in asked)
+            with pytest.raises(StoreError):
+                store.get(key())
+            assert store.get(key()) is None
+
+            async def main(database: Database = database, proxy: Proxy = proxy) -> None:
+                async with database.async_store(proxy.port) as other:
+                    proxy.drop_answers(1, only=lambda asked: b"STRICT_ALL_TABLES" in asked)
+                    with pytest.raises(StoreError):
+                        await other.get(key())
+                    assert await other.get(key()) is None
+
+            asyncio.run(main())
+
+
+def test_how_long_the_application_waits_for_its_server_is_kept(request: pytest.FixtureRequest) -> None:
+    """Behaviour 48: where its engine says so."""
+    for database in opened(request, "mariadb"):
+        with SqlAlchemyStore(database.engine(connect_args={"read_timeout": 7}), table=database.table) as store:
+            store.get(key())
+            (lane,) = store._connections._idle
+            assert lane._connection._read_timeout == 7  # type: ignore[attr-defined]
 
 
 def test_where_nobody_answers_it_is_a_store_error_that_names_the_key(proxy: Proxy, store: SqlAlchemyStore) -> None:

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from idempo import Idempotency, RecordError, StoreError
 from idempo.errors import StoreFullError
 from idempo.records import State
-from idempo.stores import _sql_errors
+from idempo.stores import _sql_errors, _sql_table
 from idempo.stores._sql_errors import Trouble
 from idempo.stores._sql_records import named
-from idempo.stores.sqlalchemy import SqlAlchemyStore
+from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
 from tests.servers.fixtures import Servers
 from tests.sql_support import PATIENCE, URLS, Database, claimed, key, new_table, opened
 
@@ -261,6 +262,35 @@ def test_a_lock_that_lasts_is_a_store_error_within_bounds(postgresql: Database) 
             with pytest.raises(StoreError, match="in the way"):
                 store.renew(key(), owner="owner-a", lease=60, ttl=60)
         assert store.renew(key(), owner="owner-a", lease=60, ttl=60)
+
+
+def test_coroutines_try_again_too(postgresql: Database) -> None:
+    """Behaviour 51: where others have the row for longer than one try waits."""
+
+    async def main() -> None:
+        engine = create_async_engine(postgresql.url, connect_args={"options": "-c lock_timeout=20"})
+        async with AsyncSqlAlchemyStore(engine, table=postgresql.table) as store:
+            await store.claim(key(), owner="owner-a", fingerprint=None, lease=60, ttl=60)
+            with postgresql.connected() as other:
+                other.execute(sa.text(f"SELECT * FROM {postgresql.table} FOR UPDATE"))
+                renewal = asyncio.create_task(store.renew(key(), owner="owner-a", lease=60, ttl=60))
+                await asyncio.sleep(0.1)
+                assert not renewal.done()
+                other.rollback()
+            assert await renewal is True
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
+def test_who_makes_the_table_for_ever_is_not_waited_for(mariadb: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behaviour 53: a bounded wait, and a StoreError."""
+    monkeypatch.setattr(_sql_table, "_PATIENCE", 0)
+    store = SqlAlchemyStore(mariadb.engine(), table=new_table())
+    with mariadb.connected() as other:
+        other.execute(sa.text(f"SELECT GET_LOCK('idempo.{store.table.name}', 0)"))
+        with pytest.raises(StoreError, match="others have been making"):
+            store.create_table()
 
 
 def test_many_make_the_table_at_once(database: Database) -> None:

@@ -211,3 +211,63 @@ def test_a_forked_child_listens_for_itself(database: Database, beside: SqlAlchem
         in_child(child)
         change(beside)
         assert theirs.wait(PATIENCE)
+
+
+def test_coroutines_of_a_forked_child_listen_for_themselves(database: Database, beside: SqlAlchemyStore) -> None:
+    """Behaviour 43: on the child's own loop; the parent's loop hears as before."""
+    store = database.async_store()
+
+    async def hear() -> None:
+        woken = asyncio.Event()
+        async with store.watch(key(), woken.set):
+            fresh = SqlAlchemyStore(sa.create_engine(database.url), table=database.table)
+            await asyncio.to_thread(change, fresh)
+            await asyncio.wait_for(woken.wait(), PATIENCE)
+            fresh.close()
+
+    def child() -> None:
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                asyncio.run(hear())
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert not failed, failed
+
+    async def main() -> None:
+        woken = asyncio.Event()
+        async with store.watch(key(), woken.set):
+            in_child(child)
+            await asyncio.to_thread(change, beside)
+            await asyncio.wait_for(woken.wait(), PATIENCE)
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_who_waits_is_not_kept_from_polling_by_a_server_that_does_not_answer(
+    database: Database, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviours 19, 48: bounded, and shorter than a call's own time-out."""
+    for module in (_sql_listening, _sql_listening_async):
+        monkeypatch.setattr(module, "PATIENCE", 0.1)
+    store, coroutines = database.store(proxy.port), database.async_store(proxy.port)
+    proxy.delay(3)
+    with pytest.raises(StoreError, match="does not tell"), store.watch(key(), lambda: None):
+        pytest.fail("it cannot listen yet")
+
+    async def main() -> None:
+        with pytest.raises(StoreError, match="does not tell"):
+            async with coroutines.watch(key(), lambda: None):
+                pytest.fail("it cannot listen yet")
+        await coroutines.close()
+
+    asyncio.run(main())
+    proxy.cut()
+    monkeypatch.undo()
+    store.close()
