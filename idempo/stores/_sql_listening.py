@@ -173,10 +173,9 @@ class Listener:
     def _end(self) -> None:
         self._thread = None
         self._undone.clear()
-        if self._nudge is not None:
-            for end in self._nudge:
-                end.close()
-            self._nudge = None
+        ends, self._nudge = self._nudge, None
+        for end in ends or ():
+            end.close()
 
     def _serve(self, lane: Any, *, again: bool) -> None:
         """Do what is to be done, and tell of changes, until nobody has needed it for a while."""

@@ -110,7 +110,7 @@ class AsyncListener:
                     watched.ready.set()
                     wake_all(watched.wakes)
                 if not mine.watched:
-                    return
+                    break
                 again = True
                 await asyncio.sleep(pause)
         finally:

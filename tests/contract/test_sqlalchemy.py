@@ -16,6 +16,7 @@ from idempo.stores._sql_mysql import MySqlOrMariaDB, statements_for
 from idempo.stores._sql_records import named
 from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
 from idempo.testing import AsyncStoreContract, FakeClock, StoreContract, check_store
+from tests.servers import every_server
 
 _DAMAGE = {
     "truncated": "outcome = substr(outcome, 1, 3)",
@@ -107,6 +108,7 @@ class TestMariadb(StoreContract):
         damage(store._engine.url, store.table.name, key, how)
 
 
+@every_server
 class TestMysql(TestMariadb):
     """As on a server that has no RETURNING."""
 

@@ -156,6 +156,32 @@ def test_a_listener_that_nobody_needs_ends(database: Database, beside: SqlAlchem
         assert store._listener._thread is None  # type: ignore[union-attr]
 
 
+@pytest.mark.realtime
+@pytest.mark.usefixtures("_soon_idle")
+def test_a_listener_stays_while_somebody_waits_and_hears_what_is_told_to_others(
+    database: Database, beside: SqlAlchemyStore
+) -> None:
+    """Behaviours 11, 19: one channel for a table; each is woken for its own key."""
+    store, coroutines = database.store(), database.async_store()
+    woken, others = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        async with coroutines.watch(key("third"), lambda: None):
+            await asyncio.sleep(0.2)
+            change(beside, "other")
+            assert await asyncio.to_thread(others.wait, PATIENCE)
+            await asyncio.sleep(0.1)
+            mine = coroutines._listener._of_loop()  # type: ignore[union-attr]
+            assert mine.task is not None
+        await coroutines.close()
+
+    with store.watch(key(), woken.set), beside.watch(key("other"), others.set):
+        asyncio.run(main())
+        assert not woken.is_set()
+        change(beside)
+        assert woken.wait(PATIENCE)
+
+
 @pytest.mark.usefixtures("_soon_idle")
 def test_coroutines_are_told_on_each_of_their_loops(database: Database, proxy: Proxy, beside: SqlAlchemyStore) -> None:
     """Behaviours 19, 42: a task of each loop listens, through cut connections, and ends when nobody needs it."""
