@@ -23,7 +23,7 @@ class Clerks:
     """Processes that place orders, one after the other."""
 
     def __init__(self, kind: str, address: str) -> None:
-        command = [sys.executable, "-m", "tests.faults.orders", kind, address]
+        command = [sys.executable, str(Path(__file__).with_name("orders.py")), kind, address]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
         self._pid = 0

@@ -123,8 +123,9 @@ def mysql(*options: str) -> Server:
 
     def prepare(folder: Path) -> None:
         (folder / "tmp").mkdir()
-        made = ["--no-defaults", f"--datadir={folder}/data", "--auth-root-authentication-method=normal"]
-        _run([install, *made, "--skip-test-db", *as_user], folder, None)
+        # Its temporary files too: two that share a folder for them fail now and then.
+        made = ["--no-defaults", f"--datadir={folder}/data", f"--tmpdir={folder}/tmp", "--skip-test-db"]
+        _run([install, *made, "--auth-root-authentication-method=normal", *as_user], folder, None)
 
     def command(folder: Path, port: int) -> list[str]:
         place = [f"--datadir={folder}/data", f"--socket={folder}/socket", f"--tmpdir={folder}/tmp"]
@@ -232,10 +233,9 @@ def _in_wheel(package: str, pattern: str) -> str | None:
 
 
 def _on_path(name: str) -> str | None:
-    # Not what lies beside this Python: a wheel's command of the same name would pass for the system's.
-    here = str(Path(sys.executable).parent)
-    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place != here]
-    return shutil.which(name, path=os.pathsep.join([*places, "/usr/sbin", "/sbin"]))
+    # The system's own places first: beside a Python on PATH may lie a wheel's command of the same name.
+    places = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", os.environ.get("PATH", "")]
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 def _beside_python(name: str) -> str | None:
