@@ -227,12 +227,13 @@ def is_unsure(result: object, args: tuple[object, ...], elapsed: float) -> bool:
     """Say whether the answer to a repeated request leaves it open what the first one was answered.
 
     "No" does: the first may have been carried out, and then another's claim or deletion came. So does any answer to a
-    claim, once the lease that the first had may be over. `StoreError` says so, and the caller may ask anew.
+    claim, once the lease that the first had may be over, and so does one that the first may have won by a take-over,
+    which the second cannot tell. `StoreError` says so, and the caller may ask anew.
     """
     if isinstance(result, Claim):
         lease = args[3]
         assert isinstance(lease, float | int)
-        return elapsed >= lease
+        return elapsed >= lease or (result.acquired and not result.took_over and result.record.attempt > 1)
     return result is False
 
 
