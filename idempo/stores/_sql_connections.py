@@ -95,7 +95,8 @@ class Connections:
         self._generation = forks.generation
         inherited.extend(self._idle)
         self._idle = deque()
-        self._slots = threading.Semaphore(self._size)
+        self._changed = threading.Condition()
+        self._opened = self._waiting = 0
         self._factory = self._engine.pool.recreate()
 
     def run(self, method: Callable[[*_Args], Script[_Result]], *args: *_Args) -> _Result:
@@ -162,21 +163,35 @@ class Connections:
     def _take(self, args: tuple[object, ...]) -> LaneLike:
         if self._generation != forks.generation:
             self._begin()
-        if not self._slots.acquire(timeout=self._timeout):
-            raise StoreError(
-                f"none of the store's {self._size} connections was free within {self._timeout:g} s", key=key_of(args)
-            )
         try:
             return self._idle.pop()
         except IndexError:
-            pass
+            return self._wait_or_open(args)
+
+    def _wait_or_open(self, args: tuple[object, ...]) -> LaneLike:
+        deadline = time.monotonic() + self._timeout
+        with self._changed:
+            # Whoever gives one back after this looks whether somebody waits; what was given before is seen here.
+            self._waiting += 1
+            try:
+                while True:
+                    if self._idle:
+                        with suppress(IndexError):  # others are as quick
+                            return self._idle.pop()
+                    if self._opened < self._size:
+                        self._opened += 1
+                        break
+                    if not self._changed.wait(deadline - time.monotonic()):
+                        raise none_free(self._size, self._timeout, args)
+            finally:
+                self._waiting -= 1
         try:
             return self.open()
         except self._errors as error:
-            self._slots.release()
+            self._gone()
             raise self.translated(error, args) from error
         except BaseException:
-            self._slots.release()
+            self._gone()
             raise
 
     def open(self) -> LaneLike:
@@ -200,15 +215,24 @@ class Connections:
     def _give(self, lane: LaneLike, *, kept: bool) -> None:
         if kept and not self._closed:
             self._idle.append(lane)
+            if self._waiting:
+                with self._changed:
+                    self._changed.notify()
         else:
             lane.close()
-        self._slots.release()
+            self._gone()
+
+    def _gone(self) -> None:
+        with self._changed:
+            self._opened -= 1
+            self._changed.notify()
 
     def forget_idle(self) -> None:
         """Close those that nobody uses."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()
+                self._gone()
 
     def __del__(self) -> None:
         if getattr(self, "_generation", None) == forks.generation:  # pragma: no branch  # a child may not close them
@@ -218,6 +242,11 @@ class Connections:
 def translated_by(table: str, error: Exception, args: tuple[object, ...]) -> IdempotencyError:
     """Return an error of a driver's, or of SQLAlchemy's around one, as one of ours."""
     return translated(getattr(error, "orig", None) or error, table, key_of(args))
+
+
+def none_free(size: int, timeout: float, args: tuple[object, ...]) -> StoreError:
+    """Return what is raised when all connections were in use for too long."""
+    return StoreError(f"none of the store's {size} connections was free within {timeout:g} s", key=key_of(args))
 
 
 NOT_KNOWN: Final = "the connection was lost, and so was the answer; asked again, the database says nothing of it"
