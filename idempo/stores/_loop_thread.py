@@ -79,12 +79,17 @@ class LoopThread:
                 _of_parents.append(self._loop)
                 self._loop = None
             if self._loop is None:
-                self._generation = forks.generation
-                self._loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=_live, args=(self._loop,), name=self._name, daemon=True)
-                thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_live, args=(loop,), name=self._name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # there can be no more threads
+                    loop.close()
+                    raise
+                # Only now: a loop that nobody runs answers nothing, for ever.
+                self._generation, self._loop = forks.generation, loop
                 # Without a reference to this object: the thread must not keep alive whose loop it runs.
-                self._end = weakref.finalize(self, _finish, self._loop, thread, self._last, forks.generation)
+                self._end = weakref.finalize(self, _finish, loop, thread, self._last, forks.generation)
             return self._loop
 
 

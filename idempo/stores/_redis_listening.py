@@ -219,8 +219,10 @@ class AsyncListener:
         self._state.idle_since = time.monotonic()
         self._state.closing = False
         loop = asyncio.get_running_loop()
-        # In a context of its own: it outlives the call that it was started by.
-        self._task = loop.create_task(self._run(), name="idempo-redis-listener", context=contextvars.Context())
+        # In a context of its own: it outlives the call that it was started by. Not by the loop's task factory: an eager
+        # one might run all of it here, and what has ended would then be known as the task that listens.
+        name = "idempo-redis-listener"
+        self._task = asyncio.Task(self._run(), loop=loop, name=name, context=contextvars.Context())
 
     async def _nudge(self) -> None:
         with suppress(Exception):  # the task looks round by itself, if later

@@ -14,7 +14,10 @@ SQLITE_ERRORS: Final = (sqlite3.Error,)
 
 # The session is the store's own. What does not fit is an error here, and never cut to size; no mode that gives another
 # meaning to backslashes, quotes, or a column that was assigned already.
-_STRICT: Final = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
+# By UTC, so that no change to or from summer time moves the clock under a statement that waits.
+_SETTINGS: Final = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00'"
+# Whatever the engine's or the server's own: below it MySQL locks no gap, and two could each find a key absent.
+_LEVEL: Final = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
 def _plain_cursor() -> Any:
@@ -61,7 +64,8 @@ class PyMySqlLane:
             connection._read_timeout = connection._write_timeout = timeout
         self._connection = connection
         self._cursor = connection.cursor(_plain_cursor())
-        self.execute(_STRICT, {})
+        self.execute(_SETTINGS, {})
+        self.execute(_LEVEL, {})
 
     def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
         """Execute one statement, and return its rows, or one with their number where it gives none."""
@@ -93,7 +97,8 @@ class AioMySqlLane:
         await self._connection.rollback()
         await self._connection.autocommit(True)
         self._cursor = self._connection.cursor()
-        await self.execute(_STRICT, {})
+        await self.execute(_SETTINGS, {})
+        await self.execute(_LEVEL, {})
 
     async def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
         """Execute one statement, and return its rows, or one with their number where it gives none."""

@@ -93,7 +93,9 @@ class AsyncListener:
     def _go_on(self, mine: _OfLoop) -> None:
         mine.nudge.set()
         if mine.task is None and not self._closed:
-            mine.task = asyncio.get_running_loop().create_task(self._run(mine), name="idempo-listener")
+            # Not by the loop's task factory: an eager one might run all of it before it is known as the task.
+            loop = asyncio.get_running_loop()
+            mine.task = asyncio.Task(self._run(mine), loop=loop, name="idempo-listener")
 
     async def _run(self, mine: _OfLoop) -> None:
         try:

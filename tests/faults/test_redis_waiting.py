@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -327,5 +328,32 @@ def test_a_loops_listener_that_fails_wakes_who_waits(proxy: Proxy, prefix: str) 
 
     async def claim_of(store: AsyncRedisStore) -> None:
         await store.claim(key(), owner="owner-a", fingerprint=None, lease=1, ttl=1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_a_listener_that_ended_in_its_first_step_is_no_listener(
+    redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behaviour 19: on a loop whose tasks begin at once, too; the next watch is looked after."""
+    monkeypatch.setattr(listening, "DOWN", 0.0)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with redis.asyncio.Redis.from_url(redis_url) as client:
+            store, pubsub = AsyncRedisStore(client, prefix=prefix), client.pubsub
+
+            def full() -> None:
+                raise redis.ConnectionError("Too many connections")
+
+            client.pubsub = full  # type: ignore[method-assign]
+            with pytest.raises(StoreError):
+                async with store.watch(key(), lambda: None):
+                    pass
+            client.pubsub = pubsub  # type: ignore[method-assign]
+            async with store.watch(key(), lambda: None):
+                pass
+            await store.aclose()
 
     asyncio.run(main())
