@@ -119,6 +119,7 @@ def test_the_statements_that_make_the_table_are_to_be_had(tmp_path: Path) -> Non
         store.create_table()
         assert claimed(store, key()).acquired
     connection.close()
+    engine.dispose()
     table = _sql_table.records_table("kept", "billing")
     assert "CREATE TABLE billing.kept" in _sql_table.ddl(table, postgresql.dialect())
     made = _sql_table.ddl(table, mysql.dialect())
