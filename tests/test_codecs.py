@@ -269,6 +269,13 @@ def test_what_would_lose_its_type_is_refused(value: Any, says: str) -> None:
         PLAIN.encode(value)
 
 
+@pytest.mark.parametrize("data", [b"1 2", b"1 ", b"[1]]", b""])
+def test_what_is_more_or_less_than_one_value_is_refused(data: bytes) -> None:
+    """Behaviour 35: the codec writes one value, and nothing after it."""
+    with pytest.raises(CodecError, match="not what JsonCodec writes"):
+        PLAIN.decode(data)
+
+
 def test_an_error_tells_the_path_and_no_value() -> None:
     """The text is logged and stored: a dict's key that is no name may be a customer's address."""
     with pytest.raises(CodecError) as caught:

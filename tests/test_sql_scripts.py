@@ -54,10 +54,7 @@ LOST: dict[str, tuple[Script[Any], Callable[[str], list[list[Any]]]]] = {
         POSTGRESQL.claim(KEY, "owner-b", None, 60, 60, True),
         lambda _: [[None, NOW, *row(State.RELEASED)]],
     ),
-    "postgresql-complete": (
-        POSTGRESQL.complete(KEY, "owner-a", b"", 60),
-        lambda asked: [] if asked.startswith("UPDATE") else [[NOW, *RUNNING]],
-    ),
+    "postgresql-complete": (POSTGRESQL.complete(KEY, "owner-a", b"", 60), lambda _: [[None, NOW, *RUNNING]]),
     "postgresql-release-nothing": (POSTGRESQL.release(KEY, "owner-a", 60), lambda _: []),
     "postgresql-release-expired": (POSTGRESQL.release(KEY, "owner-a", 60), lambda _: [[None, NOW, *EXPIRED]]),
     "postgresql-release-held": (POSTGRESQL.release(KEY, "owner-a", 60), lambda _: [[None, NOW, *RUNNING]]),

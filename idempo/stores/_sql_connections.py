@@ -95,8 +95,7 @@ class Connections:
         self._generation = forks.generation
         inherited.extend(self._idle)
         self._idle = deque()
-        self._changed = threading.Condition()
-        self._opened = self._waiting = 0
+        self._slots = threading.Semaphore(self._size)
         self._factory = self._engine.pool.recreate()
 
     def run(self, method: Callable[[*_Args], Script[_Result]], *args: *_Args) -> _Result:
@@ -120,6 +119,7 @@ class Connections:
                     script = method(*args)
                     statement, params = next(script)
                 else:
+                    refuse_late(args, time.monotonic() - started)
                     statement, params = script.throw(AnswerLost())
                 while True:
                     statement, params = script.send(lane.execute(statement, params))
@@ -163,35 +163,21 @@ class Connections:
     def _take(self, args: tuple[object, ...]) -> LaneLike:
         if self._generation != forks.generation:
             self._begin()
+        if not self._slots.acquire(timeout=self._timeout):
+            raise StoreError(
+                f"none of the store's {self._size} connections was free within {self._timeout:g} s", key=key_of(args)
+            )
         try:
             return self._idle.pop()
         except IndexError:
-            return self._wait_or_open(args)
-
-    def _wait_or_open(self, args: tuple[object, ...]) -> LaneLike:
-        deadline = time.monotonic() + self._timeout
-        with self._changed:
-            # Whoever gives one back after this looks whether somebody waits; what was given before is seen here.
-            self._waiting += 1
-            try:
-                while True:
-                    if self._idle:
-                        with suppress(IndexError):  # others are as quick
-                            return self._idle.pop()
-                    if self._opened < self._size:
-                        self._opened += 1
-                        break
-                    if not self._changed.wait(deadline - time.monotonic()):
-                        raise none_free(self._size, self._timeout, args)
-            finally:
-                self._waiting -= 1
+            pass
         try:
             return self.open()
         except self._errors as error:
-            self._gone()
+            self._slots.release()
             raise self.translated(error, args) from error
         except BaseException:
-            self._gone()
+            self._slots.release()
             raise
 
     def open(self) -> LaneLike:
@@ -215,24 +201,15 @@ class Connections:
     def _give(self, lane: LaneLike, *, kept: bool) -> None:
         if kept and not self._closed:
             self._idle.append(lane)
-            if self._waiting:
-                with self._changed:
-                    self._changed.notify()
         else:
             lane.close()
-            self._gone()
-
-    def _gone(self) -> None:
-        with self._changed:
-            self._opened -= 1
-            self._changed.notify()
+        self._slots.release()
 
     def forget_idle(self) -> None:
         """Close those that nobody uses."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()
-                self._gone()
 
     def __del__(self) -> None:
         if getattr(self, "_generation", None) == forks.generation:  # pragma: no branch  # a child may not close them
@@ -244,11 +221,7 @@ def translated_by(table: str, error: Exception, args: tuple[object, ...]) -> Ide
     return translated(getattr(error, "orig", None) or error, table, key_of(args))
 
 
-def none_free(size: int, timeout: float, args: tuple[object, ...]) -> StoreError:
-    """Return what is raised when all connections were in use for too long."""
-    return StoreError(f"none of the store's {size} connections was free within {timeout:g} s", key=key_of(args))
-
-
+_CLAIMS: Final = 6  # the arguments of a claim; no other method has as many
 NOT_KNOWN: Final = "the connection was lost, and so was the answer; asked again, the database says nothing of it"
 
 
@@ -264,6 +237,16 @@ def is_unsure(result: object, args: tuple[object, ...], elapsed: float) -> bool:
         assert isinstance(lease, float | int)
         return elapsed >= lease or (result.acquired and not result.took_over and result.record.attempt > 1)
     return result is False
+
+
+def refuse_late(args: tuple[object, ...], elapsed: float) -> None:
+    """Refuse to send a claim again whose lease may be over, since it would be another claim.
+
+    Raises:
+        StoreError: These are the arguments of such a claim.
+    """
+    if len(args) == _CLAIMS and isinstance(lease := args[3], float | int) and elapsed >= lease:
+        raise StoreError(NOT_KNOWN, key=key_of(args))
 
 
 def key_of(args: tuple[object, ...]) -> Key | None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from idempo._fork import forks, new_lock
 from idempo.errors import IdempotencyError, StoreError
-from idempo.stores._sql_connections import NOT_KNOWN, inherited, is_unsure, key_of, none_free, pause, translated_by
+from idempo.stores._sql_connections import NOT_KNOWN, inherited, is_unsure, key_of, pause, refuse_late, translated_by
 from idempo.stores._sql_errors import Trouble, trouble_of
 from idempo.stores._sql_scripts import AnswerLost, Rows, Script
 from idempo.stores._sql_table import DatabaseError
@@ -48,8 +48,7 @@ class _OfLoop:
 
     def __init__(self, engine: AsyncEngine, size: int) -> None:
         self.idle: deque[AsyncLaneLike] = deque()
-        self.free = size
-        self.waiting: deque[asyncio.Future[AsyncLaneLike | None]] = deque()
+        self.slots = asyncio.Semaphore(size)
         sync = engine.sync_engine
         self.factory = AsyncEngine(sa.Engine(sync.pool.recreate(), sync.dialect, sync.url))
 
@@ -92,6 +91,7 @@ class AsyncConnections:
                     script = method(*args)
                     statement, params = next(script)
                 else:
+                    refuse_late(args, time.monotonic() - started)
                     statement, params = script.throw(AnswerLost())
                 while True:
                     statement, params = script.send(await lane.execute(statement, params))
@@ -145,34 +145,26 @@ class AsyncConnections:
         return mine
 
     async def _take(self, mine: _OfLoop, args: tuple[object, ...]) -> AsyncLaneLike:
-        lane = mine.idle.pop() if mine.idle else None
-        if lane is None and mine.free:
-            mine.free -= 1
-        elif lane is None:
-            lane = await self._waited_for(mine, args)
-        if lane is not None:
-            return lane
+        if mine.slots.locked():
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await mine.slots.acquire()
+            except TimeoutError:
+                raise StoreError(
+                    f"none of the store's {self._size} connections was free within {self._timeout:g} s",
+                    key=key_of(args),
+                ) from None
+        else:
+            await mine.slots.acquire()  # at once
+        if mine.idle:
+            return mine.idle.pop()
         try:
             return await self.open()
         except self._errors as error:
-            _hand_on(mine, None)
+            mine.slots.release()
             raise self.translated(error, args) from error
         except BaseException:
-            _hand_on(mine, None)
-            raise
-
-    async def _waited_for(self, mine: _OfLoop, args: tuple[object, ...]) -> AsyncLaneLike | None:
-        """Return a connection that was given back, or None: then another may be opened."""
-        turn: asyncio.Future[AsyncLaneLike | None] = asyncio.get_running_loop().create_future()
-        mine.waiting.append(turn)
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():  # it came just then
-                _hand_on(mine, turn.result())
-            if isinstance(error, TimeoutError):
-                raise none_free(self._size, self._timeout, args) from None
+            mine.slots.release()
             raise
 
     async def open(self) -> AsyncLaneLike:
@@ -197,29 +189,14 @@ class AsyncConnections:
 
     async def _give(self, mine: _OfLoop, lane: AsyncLaneLike, *, kept: bool) -> None:
         if kept and not self._closed:
-            _hand_on(mine, lane)
-        else:
-            await self._drop(mine, lane)
-
-    async def _drop(self, mine: _OfLoop, lane: AsyncLaneLike) -> None:
+            mine.idle.append(lane)
+            mine.slots.release()
+            return
         try:
             await lane.close()
         finally:
-            _hand_on(mine, None)
+            mine.slots.release()
 
     async def _forget_idle(self, mine: _OfLoop) -> None:
         while mine.idle:
-            await self._drop(mine, mine.idle.pop())
-
-
-def _hand_on(mine: _OfLoop, lane: AsyncLaneLike | None) -> None:
-    """Give a connection to who has waited longest, or keep it; None stands for one that is gone."""
-    while mine.waiting:
-        turn = mine.waiting.popleft()
-        if not turn.done():
-            turn.set_result(lane)
-            return
-    if lane is None:
-        mine.free += 1
-    else:
-        mine.idle.append(lane)
+            await mine.idle.pop().close()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import time
 import weakref
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 from idempo.stores._sql_scripts import Rows
 
@@ -21,10 +19,7 @@ ERRORS = (psycopg.Error, OSError)
 """What a statement can raise; OSError includes the TimeoutError of a server that does not answer."""
 
 
-_Work: TypeAlias = Generator[Any, Any, Any]
-
-
-def _bounded(work: _Work, seconds: float) -> _Work:  # pragma: no cover  # psycopg 3.3 does it itself
+def _bounded(work: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
     """Let psycopg's own generator go on until the time is over: it has no limit, and a server may be paused."""
     deadline = time.monotonic() + seconds
     try:
@@ -38,72 +33,14 @@ def _bounded(work: _Work, seconds: float) -> _Work:  # pragma: no cover  # psyco
         return stop.value
 
 
-_BOUNDED: Final = "timeout" in inspect.signature(psycopg.Connection.wait).parameters
-
-
-def _patient(connection: psycopg.Connection[Any], seconds: float) -> Callable[..., Any]:
-    """Return what to put in place of a connection's own ``wait``, which may be without end."""
+def _patient(connection: Any, seconds: float) -> Callable[..., Any]:
+    """Return what to put in place of a connection's own ``wait``."""
     kind, ref = type(connection), weakref.ref(connection)  # a circle would keep it open
-    own: Any = kind.wait
 
-    def wait(work: _Work, *args: Any, **options: Any) -> Any:
-        if _BOUNDED:
-            return own(ref(), work, *args, **{"timeout": seconds, **options})
-        return own(ref(), _bounded(work, seconds), *args, **options)  # pragma: no cover  # psycopg before 3.3
+    def wait(work: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
+        return kind.wait(ref(), _bounded(work, seconds), *args, **options)
 
     return wait
-
-
-def _patient_async(connection: psycopg.AsyncConnection[Any], seconds: float) -> Callable[..., Any]:
-    """`_patient`, for coroutines, and with less work for each statement than psycopg's own.
-
-    A wait that is cancelled leaves the statement running, and the connection in a state in which it is used no more.
-    """
-    ref = weakref.ref(connection)
-
-    async def wait(work: _Work, *_args: Any, **_options: Any) -> Any:
-        try:
-            wanted = next(work)
-        except StopIteration as stop:
-            return stop.value
-        used = ref()
-        assert used is not None
-        number, loop = used.pgconn.socket, asyncio.get_running_loop()
-        turn: asyncio.Future[int] = loop.create_future()
-
-        def over() -> None:
-            if not turn.done():
-                turn.set_exception(TimeoutError(f"the server did not answer within {seconds:g} s"))
-
-        timer = loop.call_later(seconds, over)
-        try:
-            while True:
-                if wanted & _READ:
-                    loop.add_reader(number, _come, turn, _READ)
-                if wanted & _WRITE:
-                    loop.add_writer(number, _come, turn, _WRITE)
-                try:
-                    ready = await turn
-                finally:
-                    loop.remove_reader(number)
-                    if wanted & _WRITE:
-                        loop.remove_writer(number)
-                wanted = work.send(ready)
-                turn = loop.create_future()
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            timer.cancel()
-
-    return wait
-
-
-_READ, _WRITE = 1, 2  # psycopg.waiting.Wait and Ready have the same numbers
-
-
-def _come(turn: asyncio.Future[int], ready: int) -> None:
-    if not turn.done():
-        turn.set_result(ready)
 
 
 def _finish_with(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
@@ -163,7 +100,7 @@ class AsyncLane:
     """`Lane`, for one event loop."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], timeout: float) -> None:
-        connection.wait = _patient_async(connection, timeout)  # type: ignore[method-assign]
+        connection.wait = _patient(connection, timeout)  # type: ignore[method-assign]
         _finish_with(connection)
         self._connection = connection
         self._cursor: psycopg.AsyncCursor[Any] = psycopg.AsyncCursor(connection, row_factory=tuple_row)

@@ -225,12 +225,13 @@ class Stepwise:
             params["now"] = int(clock() * MICROSECONDS)
         return statement, params
 
+    # In the caller's own transaction no step comes to these two: `LockedFirst` has steps of its own.
     def _begin(self) -> Script[None]:
-        if self._words.begin is not None:
+        if self._words.begin is not None:  # pragma: no branch  # see above
             yield self._words.begin, {}
 
     def _commit(self) -> Script[None]:
-        if self._words.begin is not None:
+        if self._words.begin is not None:  # pragma: no branch  # see above
             yield "COMMIT", {}
 
     def _removing(self, token: object) -> None:

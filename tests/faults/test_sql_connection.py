@@ -163,7 +163,7 @@ def test_through_a_lossy_way_answers_can_be_explained_by_single_steps(proxy: Pro
     """Behaviours 21-23, 34: one connection in thirty is reset after the server has acted, and nobody knows."""
     chance = random.Random(7)
     proxy.drop_answers(1_000_000, only=lambda request: is_ours(request) and chance.random() < 0.06)
-    check_store(store, rounds=9, unit=0.05, slack=0.01, seed=7)
+    check_store(store, rounds=9, unit=0.1, slack=0.02, seed=7)
     assert proxy.dropped > 5
 
 
