@@ -228,7 +228,7 @@ def _work_through(
         verdict=verdict,
     )
     progress.end()
-    if intake.bad_lines and not handler.tally.deliveries and not intake.stopped:
+    if intake.bad_lines and not handler.tally.deliveries and not report.stopped:
         intake.problem = f"no line of {source} is a delivery: --help says what one is"
     if intake.problem:
         progress.tell(f"idempo demo: {intake.problem}")
