@@ -596,21 +596,3 @@ def test_few_rights_are_enough(servers: Servers, tmp_path: Path, *, watches: boo
     with SyncNatsStore(server.url, "shop", prefix="theirs.", connect=mine, timeout=0.5) as store:
         with pytest.raises(StoreError):
             Idempotency(store, namespace="n").run("k", pytest.fail)
-
-
-def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behaviour 32: the call fails at once, and those after it do not wait for a loop that nobody runs."""
-
-    async def nothing() -> int:
-        return 1
-
-    def start(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    loop = _loop_thread.LoopThread("test", 5.0, nothing)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", start)
-        with pytest.raises((RuntimeError, StoreError)):
-            loop.run(nothing())
-    assert loop.run(nothing()) == 1
-    loop.close()

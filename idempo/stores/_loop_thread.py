@@ -47,9 +47,20 @@ class LoopThread:
             StoreError: It did not end in time, or all is closed.
         """
         try:
-            future = asyncio.run_coroutine_threadsafe(work, self._running())
+            loop = self._running()
         except BaseException:
             work.close()
+            raise
+        call = _Call(work)
+        carried = call.carried()
+        try:
+            future = asyncio.run_coroutine_threadsafe(carried, loop)
+        except RuntimeError as error:  # of a loop that has ended since
+            carried.close()
+            work.close()
+            raise StoreError("the store was closed meanwhile") from error
+        except BaseException:
+            call.give_up(loop)
             raise
         try:
             return future.result(self._timeout)
@@ -60,7 +71,7 @@ class LoopThread:
         except concurrent.futures.CancelledError as error:
             raise StoreError("the store was closed meanwhile") from error
         finally:
-            future.cancel()  # of one that is done, this does nothing
+            call.give_up(loop)
 
     def close(self) -> None:
         """End the loop and its thread. More than once does no harm."""
@@ -91,6 +102,33 @@ class LoopThread:
                 # Without a reference to this object: the thread must not keep alive whose loop it runs.
                 self._end = weakref.finalize(self, _finish, loop, thread, self._last, forks.generation)
             return self._loop
+
+
+class _Call:
+    """A coroutine on its way to the loop. An interrupt may come before there is a future that could be cancelled."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._work = work
+        self._task: asyncio.Task[Any] | None = None
+        self._given_up = False
+        self._over = False
+
+    async def carried(self) -> Any:
+        self._task = asyncio.current_task()
+        try:
+            if self._given_up:  # said before there was a task: one of the two sees the other
+                self._work.close()
+                raise asyncio.CancelledError
+            return await self._work
+        finally:
+            self._over = True
+
+    def give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel what is not over yet, from another thread."""
+        self._given_up = True
+        if self._task is not None and not self._over:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(self._task.cancel)
 
 
 def _nothing() -> None:
