@@ -8,7 +8,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from idempo._fork import forks, new_lock
 from idempo.errors import StoreError
@@ -104,16 +104,16 @@ class LoopThread:
             return self._loop
 
 
-class _Call:
+class _Call(Generic[_Answer]):
     """A coroutine on its way to the loop. An interrupt may come before there is a future that could be cancelled."""
 
-    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, work: Coroutine[Any, Any, _Answer]) -> None:
         self._work = work
         self._task: asyncio.Task[Any] | None = None
         self._given_up = False
         self._over = False
 
-    async def carried(self) -> Any:
+    async def carried(self) -> _Answer:
         self._task = asyncio.current_task()
         try:
             if self._given_up:  # said before there was a task: one of the two sees the other
