@@ -34,6 +34,8 @@ class Store(Protocol):
     - ``default_codec`` (`JsonCodec` when absent): the codec for outcomes where the user names none.
     - ``largest_outcome`` (None, for any): the largest outcome that `complete` takes, in bytes. A larger one becomes a
       *lost* one, rather than be offered in vain.
+    - ``exact_expiry`` (True): whether ``expires_in`` of a completed record is what it still has to live. A store that
+      says False tells no more than an upper bound, and a near cache then keeps only what its own process completed.
 
     Raises (every method):
         StoreError: The store could not be reached, or did not answer. The step may or may not have been made.

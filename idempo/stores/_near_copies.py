@@ -41,13 +41,18 @@ class Copies:
         max_bytes: The most bytes of them, by estimate.
         ttl: How long a copy is used at most, in seconds from when the request for it was sent.
         clock: Gives seconds, and never runs back.
+        exact: Whether the far store knows how long a completed record still lives. Where it does not, what it tells of
+            one is not kept: nobody here can say until when. Only outcomes that this process stored are.
     """
 
-    def __init__(self, max_records: int, max_bytes: int, ttl: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, max_records: int, max_bytes: int, ttl: float, clock: Callable[[], float], *, exact: bool = True
+    ) -> None:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._ttl = ttl
         self._clock = clock
+        self._exact = exact
         self._lock = new_lock()
         self._copies = self._new()
         self._held: dict[_Id, Record] = {}
@@ -116,6 +121,16 @@ class Copies:
             while len(self._held) >= self._max_records:
                 del self._held[next(iter(self._held))]  # its outcome will not be kept near: that costs a request
             self._held[id_] = record
+
+    def seen(self, asked: Asked, record: Record) -> None:
+        """Take note that the far store says of a record that it is completed."""
+        if self._exact:
+            self.keep(asked, record)
+            return
+        copy = self._find(asked.id)
+        # A copy of this very record stays, and for no longer than it would have: it is ours, so we know how long.
+        if copy is None or copy.record.token != record.token or copy.record.owner != record.owner:
+            self.drop(asked.id)
 
     def keep(self, asked: Asked, record: Record) -> None:
         """Keep a completed record that was the answer to this request, if nothing has happened to the key since."""
@@ -217,7 +232,7 @@ class Asked:
     def found(self, record: Record | None) -> Record | None:
         """Take note of how the record stands, and return it."""
         if record is not None and record.state is _COMPLETED:
-            self._copies.keep(self, record)
+            self._copies.seen(self, record)
         else:
             self._copies.drop(self.id)
         return record

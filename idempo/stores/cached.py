@@ -20,7 +20,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 # What the far store says of itself, and its abilities that leave completed records as they are. Not `claim_new`, which
 # would pass the copies by; not `joining`: what is not yet committed must not be known here.
-_HANDED_ON: Final = ("blocking", "shared", "default_codec", "largest_outcome", "watch", "scan", "sweep")
+_HANDED_ON: Final = ("blocking", "shared", "default_codec", "largest_outcome", "exact_expiry", "watch", "scan", "sweep")
 
 
 class _Cached:
@@ -39,7 +39,8 @@ class _Cached:
             raise ValueError("ttl must be more than 0 seconds, or no copy would ever be used")
         if not callable(clock):
             raise TypeError(f"clock must be a function that gives seconds, not {type(clock).__name__}")
-        self._copies = Copies(max_records, max_bytes, within, clock)
+        exact: bool = getattr(store, "exact_expiry", True)
+        self._copies = Copies(max_records, max_bytes, within, clock, exact=exact)
         # By assignment, not by methods: an ability is told by whether the method is there.
         for name in _HANDED_ON:
             if hasattr(store, name):

@@ -120,6 +120,7 @@ class CasStore:
         _check(backend, CasBackend, coroutines=False)
         self._backend = backend
         self._book = _book(backend, prefix, clock, wall_clock, max_watched)
+        self.exact_expiry = False
         self.blocking: bool = getattr(backend, "blocking", True)
         self.shared: bool = getattr(backend, "shared", True)
 
@@ -236,6 +237,7 @@ class AsyncCasStore:
         _check(backend, AsyncCasBackend, coroutines=True)
         self._backend = backend
         self._book = _book(backend, prefix, clock, wall_clock, max_watched)
+        self.exact_expiry = False
         self.shared: bool = getattr(backend, "shared", True)
 
     async def claim(

@@ -183,6 +183,7 @@ class SyncNatsStore:
 
     blocking = True
     shared = True
+    exact_expiry = False
 
     def __init__(
         self,

@@ -25,7 +25,17 @@ METHODS: Final = ("claim", "complete", "release", "renew", "get", "delete")
 
 # What can be handed on as it is: reading it makes no step. `near` is left out, as its answers spare calls of `claim`,
 # which the schedule would then count wrongly.
-_HANDED_ON: Final = ("blocking", "shared", "default_codec", "largest_outcome", "watch", "scan", "purge", "sweep")
+_HANDED_ON: Final = (
+    "blocking",
+    "shared",
+    "default_codec",
+    "largest_outcome",
+    "exact_expiry",
+    "watch",
+    "scan",
+    "purge",
+    "sweep",
+)
 
 
 @attrs.frozen
