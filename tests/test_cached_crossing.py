@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from idempo import Idempotency, Key
+from idempo.errors import StoreError
 from idempo.records import Claim
 from idempo.stores.cached import AsyncCachedStore, CachedStore
 from idempo.testing import FakeClock
@@ -88,6 +89,64 @@ def test_of_two_answers_the_one_of_the_later_claim_is_kept(far: Far, clock: Fake
     held.let_go.set()
     reader.join(20)
     assert near(store) == b"second"
+
+
+def test_a_claim_whose_answer_was_lost_lets_no_older_one_in(far: Far, clock: FakeClock) -> None:
+    """Behaviours 34, 55: it may have been taken. The next claim of this owner is told so, not that all is done."""
+    gate = Gated(far)
+    store = CachedStore(gate, clock=clock)
+    operate(far)
+    held = gate.hold("get")
+    reader = threading.Thread(target=store.get, args=(KEY,))
+    reader.start()
+    assert held.asked.wait(20)  # the far store has said "done"
+    far.delete(KEY)
+    far._choose = lambda call: "after" if call.method == "claim" and call.number == 2 else None
+    with pytest.raises(StoreError):
+        claim(store, "bob")
+    held.let_go.set()
+    reader.join(20)
+    assert near(store) is None
+    assert claim(store, "bob").acquired
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_claim_whose_answer_was_lost_lets_no_older_one_in_coroutines(clock: FakeClock, cancelled: bool) -> None:
+    """Behaviours 34, 55: nor where it was cancelled before it came."""
+
+    class Far(Able):
+        async def get(self, key: Key) -> Any:
+            answer = await super().get(key)
+            asked.set()
+            await let_go.wait()
+            return answer
+
+        async def claim(self, key: Key, **options: Any) -> Claim:
+            await super().claim(key, **options)
+            taken.set()
+            if cancelled:
+                await asyncio.Event().wait()
+            raise StoreError("the answer was lost")
+
+    async def scenario() -> None:
+        far = Far(clock)
+        store = AsyncCachedStore(far, clock=clock)
+        operate(far.inner)
+        reading = asyncio.create_task(store.get(KEY))
+        await asked.wait()
+        far.inner.delete(KEY)
+        claiming = asyncio.create_task(store.claim(KEY, owner="bob", fingerprint=b"f", lease=15.0, ttl=600.0))
+        await taken.wait()
+        if cancelled:
+            claiming.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else StoreError):
+            await claiming
+        let_go.set()
+        assert await reading is not None
+        assert near(store) is None
+
+    asked, let_go, taken = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("slow", [False, True])

@@ -7,7 +7,7 @@ answer is there, and what happens to the key meanwhile makes that answer one tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias
 
 import attrs
 from cachetools import LRUCache
@@ -83,6 +83,10 @@ class Copies:
     def ask(self, key: Key) -> Asked:
         """Return a context for a request that changes nothing where the record is completed."""
         return Asked(self, (key.namespace, key.value), self._clock())
+
+    def take(self, key: Key) -> Taking:
+        """Return a context for a claim, which changes nothing where the record is completed."""
+        return Taking(self, (key.namespace, key.value), self._clock())
 
     def write(self, key: Key) -> Write:
         """Return a context for a request after which no copy that was made before it may be used."""
@@ -214,20 +218,12 @@ class Asked:
         self.sent = sent
         self.stands = True
 
-    def __enter__(self) -> Asked:
+    def __enter__(self) -> Self:
         self._copies.register(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._copies.unregister(self)
-
-    def claimed(self, claim: Claim) -> Claim:
-        """Take note of the answer to a claim, and return it."""
-        if isinstance(claim, Claim):  # a store's bug is told by who asked
-            self.found(claim.record)
-            if claim.acquired:
-                self._copies.hold(self.id, claim.record)
-        return claim
 
     def found(self, record: Record | None) -> Record | None:
         """Take note of how the record stands, and return it."""
@@ -238,12 +234,31 @@ class Asked:
         return record
 
 
+class Taking(Asked):
+    """A claim. Where its answer is lost, it may have been taken: what is known of the key may be of an older life."""
+
+    __slots__ = ()
+
+    def __exit__(self, *exc_info: object) -> None:
+        if exc_info[0] is not None:
+            self._copies.drop(self.id)
+        super().__exit__()
+
+    def claimed(self, claim: Claim) -> Claim:
+        """Take note of the answer, and return it."""
+        if isinstance(claim, Claim):  # a store's bug is told by who asked
+            self.found(claim.record)
+            if claim.acquired:
+                self._copies.hold(self.id, claim.record)
+        return claim
+
+
 class Write(Asked):
     """A request after which no copy that was made before it may be used, whether or not it was answered."""
 
     __slots__ = ()
 
-    def __enter__(self) -> Write:
+    def __enter__(self) -> Self:
         # Before, for who is answered from now on may be answered as if it were done; and after, for a claim that was
         # sent in between.
         self._copies.drop(self.id)
@@ -262,7 +277,7 @@ class Completion(Asked):
         super().__init__(copies, id_, sent)
         self._held = held
 
-    def __enter__(self) -> Completion:
+    def __enter__(self) -> Self:
         self._copies.drop(self.id)
         self._copies.register(self)
         return self

@@ -122,7 +122,7 @@ class CachedStore(_Cached):
         refused = self._copies.refused(key)
         if refused is not None:
             return refused
-        with self._copies.ask(key) as asked:
+        with self._copies.take(key) as asked:
             return asked.claimed(
                 self._store.claim(key, owner=owner, fingerprint=fingerprint, lease=lease, ttl=ttl, take_over=take_over)
             )
@@ -207,7 +207,7 @@ class AsyncCachedStore(_Cached):
         refused = self._copies.refused(key)
         if refused is not None:
             return refused
-        with self._copies.ask(key) as asked:
+        with self._copies.take(key) as asked:
             return asked.claimed(
                 await self._store.claim(
                     key, owner=owner, fingerprint=fingerprint, lease=lease, ttl=ttl, take_over=take_over
