@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from idempo.errors import StoreError
 from idempo.stores._nats_bucket import FAILURES, Bucket, KeyValue, failed, judge, one_try, open_bucket, persistently
+
+_PAUSE: Final = 0.25  # seconds between two openings at least, however many calls want one
 
 
 class Opener(Protocol):
@@ -17,6 +20,10 @@ class Opener(Protocol):
 
     async def open(self) -> KeyValue:
         """Return the bucket."""
+        ...
+
+    def is_over(self, bucket: KeyValue, /) -> bool:
+        """Say whether its connection was closed for good, and another is to be opened in its place."""
         ...
 
     async def close(self, bucket: KeyValue) -> None:
@@ -43,6 +50,10 @@ class Given:
         elif self._loop() is not loop:
             raise StoreError("the bucket's connection belongs to another event loop: make a store for each loop")
         return self._bucket
+
+    def is_over(self, _: KeyValue) -> bool:
+        """See `Opener.is_over`: whatever became of the user's, there is no other."""
+        return False
 
     async def close(self, bucket: KeyValue) -> None:
         """See `Opener.close`: the user's stays open."""
@@ -108,6 +119,10 @@ class Connecting:
             await _close(client)
             raise
 
+    def is_over(self, bucket: KeyValue) -> bool:
+        """See `Opener.is_over`: nats-py gives up after so many tries, or where the server refuses the user."""
+        return bool(bucket._js._nc.is_closed)
+
     async def close(self, bucket: KeyValue) -> None:
         """See `Opener.close`."""
         await _close(bucket._js._nc)
@@ -134,6 +149,7 @@ class LazyBucket:
         self._opened: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[tuple[KeyValue, Bucket]]] = (
             weakref.WeakKeyDictionary()
         )
+        self._last: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, float] = weakref.WeakKeyDictionary()
 
     async def opened(self) -> Bucket:
         """Return the bucket of the running loop.
@@ -143,22 +159,26 @@ class LazyBucket:
         """
         loop = asyncio.get_running_loop()
         task = self._opened.get(loop)
-        if task is None:
+        if task is None or self._is_spent(task):
             task = self._opened[loop] = loop.create_task(self._open())
             task.add_done_callback(_seen)
         if not task.done():
             # One that is cancelled leaves it to the others who wait for the same.
             await asyncio.wait([task])
-        if task.cancelled() or task.exception() is not None:
-            if self._opened.get(loop) is task:
-                del self._opened[loop]  # the next call tries anew
-            if task.cancelled():
-                raise StoreError("the store was closed while it connected")
+        if task.cancelled():
+            raise StoreError("the store was closed while it connected")
         return task.result()[1]
+
+    def _is_spent(self, task: asyncio.Task[tuple[KeyValue, Bucket]]) -> bool:
+        if not task.done():
+            return False
+        return task.cancelled() or task.exception() is not None or self._opener.is_over(task.result()[0])
 
     async def close(self) -> None:
         """Let go of the bucket of the running loop."""
-        task = self._opened.pop(asyncio.get_running_loop(), None)
+        loop = asyncio.get_running_loop()
+        task = self._opened.pop(loop, None)
+        self._last.pop(loop, None)
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])
@@ -166,6 +186,11 @@ class LazyBucket:
             await self._opener.close(task.result()[0])
 
     async def _open(self) -> tuple[KeyValue, Bucket]:
+        loop = asyncio.get_running_loop()
+        pause = self._last.get(loop, -math.inf) + _PAUSE - loop.time()
+        if pause > 0:
+            await asyncio.sleep(pause)
+        self._last[loop] = loop.time()
         bucket = await self._opener.open()
         try:
             limit = one_try(self._timeout)
