@@ -117,6 +117,8 @@ class Flight:
     """One call of a key. Made for the call alone; read by those who join it."""
 
     __slots__ = (
+        "__weakref__",
+        "aboard",
         "asked_at",
         "attempt",
         "bound",
@@ -172,6 +174,8 @@ class Flight:
     of_block: ClassVar[bool] = False
     """Whether a plain block holds it, which need not be on the stack of its thread, and may be left in another."""
 
+    aboard: tuple[object, ...]
+    """Of a call in the caller's transaction: what is kept of his connection while it is open."""
     renew_at: float
     renew_until: float
     savepoint: AbstractContextManager[None] | AbstractAsyncContextManager[None] | None

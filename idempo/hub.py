@@ -32,8 +32,6 @@ class Hub:
         self.flights = Flights()
         self.loops: dict[Any, Any] = {}
         """Renewers by event loop, for an async store; those of closed loops go when the next loop comes."""
-        self.joined: list[Flight] = []
-        """The calls that have a savepoint open in the caller's transaction, for a store that has joined one."""
         self.blocking = blocking
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -94,7 +92,6 @@ class Hub:
     def after_fork(self) -> None:
         """Forget what belongs to the parent: its calls, and threads that do not exist here."""
         self.flights.clear()
-        self.joined.clear()
         self.loops = {}
         self._lock = threading.Lock()
         self._pool = None

@@ -12,13 +12,12 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
-from idempo import answers
+from idempo import _open_calls, answers
 from idempo._owners import new_owner
 from idempo.decisions import Do, after_claim, failure
 from idempo.errors import IdempotencyError, LeaseLostError
 from idempo.flights import Flight, Phase
-from idempo.hub import hub_of
-from idempo.operation import inside, stands_within
+from idempo.operation import Operation, current, inside
 from idempo.policy import RERUN, Resolved
 from idempo.records import Claim, EventKind
 from idempo.terms import Terms
@@ -59,13 +58,12 @@ class JoinedSteps:
         self._terms = terms
         self._store = cast("Any", terms.store)
         self._enter, self._leave = enter, leave
-        self._open = hub_of(terms.store).joined
 
     def enter(self, flight: Flight) -> Steps[answers.Replayed | None]:
         """Claim the key inside a savepoint: None when it is ours to run, else what a duplicate is given."""
         terms = self._terms
-        self._board(flight)
-        flight.savepoint = self._store.savepoint()
+        flight.aboard = ()
+        flight.savepoint = self._store.savepoint(partial(_board, flight, current.get()))
         try:
             yield Request(getattr(flight.savepoint, self._enter))
         except IdempotencyError as raised:
@@ -98,23 +96,6 @@ class JoinedSteps:
                 yield from self._keep(flight, record.owner, answer.value)
             else:
                 raise answers.refusal(terms, flight.key, Do.REFUSE_DOUBT if do is Do.PROBE else do, record)
-
-    def _board(self, flight: Flight) -> None:
-        """Take note that the call opens a savepoint. They nest, and so must the calls of one transaction.
-
-        Raises:
-            RuntimeError: A savepoint is open, of a call that is none around this one: another task's, or thread's.
-        """
-        calls = self._open
-        while calls and calls[-1].over:
-            calls.pop()
-        if calls and not stands_within(calls[-1]):
-            flight.phase = Phase.ENDED
-            raise RuntimeError(
-                "another guarded call is open in this transaction: a connection or session is for one task or thread "
-                "at a time, so let the calls follow one another"
-            )
-        calls.append(flight)
 
     def complete(self, flight: Flight) -> Steps[Any]:
         """Write what the function returned, and return it; the caller's commit makes both stand."""
@@ -218,3 +199,13 @@ class JoinedSteps:
             yield from self._write(flight, answers.encode_value(flight)[0])
             flight.let_go()
             flight.owner = new_owner()
+
+
+def _board(flight: Flight, outer: Operation | None, connection: object) -> None:
+    """Take note that the call opens a savepoint. They nest, and so must the calls of one transaction."""
+    if not _open_calls.board(flight, outer, connection):
+        flight.phase = Phase.ENDED
+        raise RuntimeError(
+            "another guarded call is open in this transaction: a connection or session is for one task or thread at a "
+            "time, so let the calls follow one another"
+        )

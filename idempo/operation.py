@@ -122,16 +122,6 @@ def inside(owner: str) -> bool:
     return False
 
 
-def stands_within(flight: Flight) -> bool:
-    """Say whether the caller stands inside this call, or in a task or thread that was begun inside it."""
-    operation = current.get()
-    while operation is not None:
-        if operation._flight is flight:
-            return True
-        operation = operation._outer
-    return False
-
-
 def may_go_on(found: Flight) -> bool:
     """Say whether what holds a key can end though the caller waits on its thread: an open block, from outside of it."""
     return found.of_block and found.phase is Phase.RUNNING and not inside(found.owner)

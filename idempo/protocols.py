@@ -222,10 +222,15 @@ class TransactionalStore(Protocol):
     key inside one savepoint. Nothing is kept of a body that raises, even where its error is declared an outcome.
     """
 
-    def savepoint(self) -> AbstractContextManager[None]:
+    def savepoint(self, board: Callable[[object], None] | None = None) -> AbstractContextManager[None]:
         """Return a context that undoes what was written inside, record and effect, when it raises.
 
         Where leaving it without an error has failed, it is left once more, with that error.
+
+        Args:
+            board: To be called when the context is entered, before the savepoint is set, with the caller's connection;
+                for a session, with that and with the connection that it has in use. It raises RuntimeError where a
+                call is open there, by this store or another, that is none around this one.
 
         Raises:
             LeaseLostError: When it is left without an error: the transaction was committed or rolled back inside.
@@ -241,7 +246,7 @@ class AsyncTransactionalStore(Protocol):
     One task at a time may use what is joined, as with the connection itself.
     """
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
+    def savepoint(self, board: Callable[[object], None] | None = None) -> AbstractAsyncContextManager[None]:
         """See `TransactionalStore.savepoint`."""
         ...
 

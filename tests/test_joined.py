@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import sqlite3
 import subprocess
@@ -436,7 +437,7 @@ def test_an_undo_that_fails_is_told_and_the_original_raised(shop: Shop, monkeypa
     """Behaviour 30: whatever the savepoint has to say, the body's error is what the caller gets."""
 
     @contextmanager
-    def savepoint() -> Iterator[None]:
+    def savepoint(board: object) -> Iterator[None]:
         try:
             yield
         except BaseException:
@@ -464,6 +465,34 @@ def test_a_savepoint_that_cannot_be_released_is_undone(shop: Shop) -> None:
         connection.set_authorizer(None)
     assert shop.ledger() == [1]
     assert shop.store.get(Key("billing", KEY)) is None
+
+
+def test_calls_at_once_by_two_stores_on_a_connection_are_refused(shop: Shop, tmp_path: Path) -> None:
+    """Behaviour 54: savepoints nest, whichever store sets them; a call within the other, or after it, may."""
+    outside = contextvars.copy_context()
+    with shop.transaction() as (connection, guard):
+        other = shop.guard(connection)
+        with guard.operation(KEY):
+            assert other.run("within", book, connection, 1, payload=1) == "booked 1"
+            for refused in (other, guard):
+                with pytest.raises(RuntimeError, match="follow one another"):
+                    outside.run(refused.run, "beside", book, connection, 5, payload=5)
+        assert outside.run(other.run, "after", book, connection, 2, payload=2) == "booked 2"
+        elsewhere = Shop(tmp_path / "elsewhere.db")
+        with closing(elsewhere.store), elsewhere.transaction() as (far, far_guard), guard.operation("open"):
+            assert outside.run(far_guard.run, KEY, book, far, 3, payload=3) == "booked 3"
+    assert shop.ledger() == [1, 2]
+
+
+def test_a_call_that_nobody_will_end_is_not_open(shop: Shop) -> None:
+    """Behaviour 54: nor does it keep the connection from being collected."""
+    with shop.transaction() as (connection, guard):
+        gone = guard.operation(KEY)
+        contextvars.copy_context().run(gone.__enter__)
+        del gone
+        gc.collect()
+        assert shop.guard(connection).run("next", book, connection, 5, payload=5) == "booked 5"
+    assert shop.ledger() == [5]
 
 
 def test_coroutines_are_refused(shop: Shop) -> None:
@@ -504,7 +533,7 @@ def test_a_forked_child_writes_nothing(
 def test_an_interrupt_before_the_savepoint_leaves_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behaviour 30: at any point."""
 
-    def interrupt() -> None:
+    def interrupt(board: object) -> None:
         raise KeyboardInterrupt
 
     with shop.transaction() as (connection, guard):

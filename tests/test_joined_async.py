@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -78,15 +78,15 @@ class AsyncJoined:
     async def delete(self, key: Key, **options: Any) -> bool:
         return bool(await self._do("delete", key, **options))
 
-    def savepoint(self) -> AsyncSavepoint:
-        return AsyncSavepoint(self)
+    def savepoint(self, board: Callable[[object], None] | None = None) -> AsyncSavepoint:
+        return AsyncSavepoint(self, board)
 
 
 class AsyncSavepoint:
     """No generator, since it may be left twice."""
 
-    def __init__(self, store: AsyncJoined) -> None:
-        self.inner = store.inner.savepoint()
+    def __init__(self, store: AsyncJoined, board: Callable[[object], None] | None) -> None:
+        self.inner = store.inner.savepoint(board)
         self.calls = store.calls
 
     async def __aenter__(self) -> None:
@@ -272,7 +272,7 @@ def test_a_cancelled_undo_is_made_again(shop: Shop) -> None:
 
     async def main() -> None:
         async with shop.transaction() as (connection, guard):
-            guard.store.savepoint = lambda: Stuck(guard.store)  # type: ignore[union-attr, arg-type]
+            guard.store.savepoint = lambda board: Stuck(guard.store, board)  # type: ignore[union-attr, arg-type]
             await book(connection, 1)
             with pytest.raises(asyncio.CancelledError):
                 await guard.run_async(KEY, book, connection, 5, OutOfStockError(), payload=5)
@@ -313,9 +313,9 @@ def test_a_call_on_the_same_transaction_is_not_joined(shop: Shop) -> None:
 
             first = asyncio.ensure_future(guard.run_async(KEY, body, payload=5))
             await begun.wait()
-            for key in (KEY, "other"):
+            for key, used in ((KEY, guard), ("other", guard), ("other", shop.guard(connection))):
                 with pytest.raises(RuntimeError, match="follow one another"):
-                    await guard.run_async(key, book, connection, 5, payload=5)
+                    await used.run_async(key, book, connection, 5, payload=5)
             go_on.set()
             assert await first == "booked 5"
 

@@ -45,7 +45,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (4.4, "flights"),
     (4.6, "operation renewal"),
     (4.7, "hub"),
-    (4.8, "answers loops"),
+    (4.8, "answers loops _open_calls"),
     (4.9, "upkeep joined"),
     (5, "driver_sync driver_async"),
     (5.1, "driver_joined driver_joined_async"),

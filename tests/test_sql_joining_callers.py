@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextvars
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +50,8 @@ def test_they_are_stores_and_say_what_they_are(file_shop: Shop) -> None:
         assert not isinstance(file_shop.store, TransactionalStore)
         assert repr(joining).startswith("JoiningSqlAlchemyStore(<sqlalchemy")
         assert repr(async_joining).startswith("AsyncJoiningSqlAlchemyStore(<sqlalchemy")
+        with joining.savepoint():  # without a guard
+            assert joining.claim(NAME, owner="me", fingerprint=None, lease=15, ttl=60).acquired
         with pytest.raises(TypeError, match="plain functions"):
             Idempotency(joining).idempotent(key=lambda: KEY, namespace="place")(asyncio.sleep)
         with pytest.raises(TypeError, match="AsyncStore"):
@@ -406,3 +409,61 @@ def test_a_closed_async_session_autobegins(file_shop: Shop) -> None:
 
     file_shop.loop.run(serve())
     assert file_shop.store.get(NAME) is not None
+
+
+def test_a_session_and_its_connection_have_one_call_at_a_time(shop: Shop) -> None:
+    """Behaviour 54: their savepoints are in one transaction, by whichever of them and whichever store it is joined."""
+    outside = contextvars.copy_context()
+    with Session(shop.engine) as session, session.begin():
+        connection = session.connection(bind_arguments={"clause": sa.delete(shop.store.table)})
+        for one, other in ((session, connection), (connection, session), (session, session), (connection, connection)):
+            with guard_of(shop, one).operation(KEY) as operation:
+                assert guard_of(shop, other).run("within", lambda: 1) == 1
+                with pytest.raises(RuntimeError, match="follow one another"):
+                    outside.run(guard_of(shop, other).run, "beside", pytest.fail, "runs")
+                operation.complete(1)
+            guard_of(shop, one).forget(KEY)
+    with shop.engine.begin() as connection, Session(connection) as session:
+        with guard_of(shop, session).operation("bound"):
+            with pytest.raises(RuntimeError, match="follow one another"):
+                outside.run(guard_of(shop, connection).run, "beside", pytest.fail, "runs")
+        session.commit()
+
+
+def test_coroutines_by_a_session_and_its_connection_follow_one_another(shop: Shop) -> None:
+    """Behaviour 54: one of two that begin at once is refused, also where the session has no connection yet."""
+
+    async def place(other: Callable[[], Awaitable[Any]]) -> str:
+        await other()
+        return "placed"
+
+    def guard(caller: Any) -> Idempotency:
+        return Idempotency(shop.async_store.joining(caller), namespace="billing")
+
+    async def nothing() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with AsyncSession(shop.async_engine) as session:
+            calls = [guard(session).run_async(f"at once {n}", place, nothing, payload=n) for n in range(3)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert answers[0] == "placed"
+            assert [type(answer) for answer in answers[1:]] == [RuntimeError, RuntimeError]
+            connection = await session.connection(bind_arguments={"clause": sa.delete(shop.async_store.table)})
+            for one in (session, connection):
+                for other in (session, connection):
+                    begun, go_on = asyncio.Event(), asyncio.Event()
+
+                    async def wait(begun: asyncio.Event = begun, go_on: asyncio.Event = go_on) -> None:
+                        begun.set()
+                        await go_on.wait()
+
+                    first = asyncio.ensure_future(guard(one).run_async(f"{one!r} {other!r}", place, wait, payload=1))
+                    await begun.wait()
+                    with pytest.raises(RuntimeError, match="follow one another"):
+                        await guard(other).run_async("beside", place, nothing, payload=1)
+                    go_on.set()
+                    assert await first == "placed"
+            await session.commit()
+
+    shop.loop.run(main())

@@ -23,6 +23,7 @@ _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
 
 Caller: TypeAlias = sa.Connection | Session
+Board: TypeAlias = Callable[[object], None]
 
 NO_TRANSACTION: Final = (
     "the connection is in no transaction, so effect and record could not commit together: begin one with "
@@ -128,10 +129,14 @@ class Transaction:
 
         return self._within(args, work)
 
-    def begin_nested(self) -> Nested:
+    def begin_nested(self, board: Board | None) -> Nested:
         """Open a savepoint. The locks that must come before anything is read are taken first."""
-        self._within((), self._prepare)
         caller = self.caller
+        if board is not None:
+            board(caller)  # a session need have no connection yet, and only one call may make it take one
+            if isinstance(caller, Session):
+                self._within((), board)
+        self._within((), self._prepare)
         if isinstance(caller, Session):
             caller.flush()  # here, and not by `begin_nested`: what fails in it is the caller's own
         return self._within((), lambda _: caller.begin_nested())
@@ -181,8 +186,9 @@ class Transaction:
 class Savepoint:
     """A savepoint of the caller's transaction; with a session, by the session, so that its objects follow."""
 
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, board: Board | None) -> None:
         self._transaction = transaction
+        self._board = board
         self._nested: Nested | None = None
 
     def enter(self) -> None:
@@ -191,8 +197,9 @@ class Savepoint:
         Raises:
             ValueError: There is no transaction to join.
             StoreError: The database refuses.
+            RuntimeError: Another call is open in the transaction.
         """
-        self._nested = self._transaction.begin_nested()
+        self._nested = self._transaction.begin_nested(self._board)
 
     def leave(self, error: BaseException | None) -> None:
         """Keep what was done since it was opened, or undo it where there is an error.
@@ -283,17 +290,20 @@ class JoiningSqlAlchemyStore:
     def __repr__(self) -> str:
         return f"JoiningSqlAlchemyStore({self._transaction.caller!r})"
 
-    def savepoint(self) -> AbstractContextManager[None]:
+    def savepoint(self, board: Board | None = None) -> AbstractContextManager[None]:
         """Return a context that undoes what is done inside, record and effect, when it raises.
 
         The caller's transaction goes on; a session's objects are as they were. One that is never left undoes nothing.
+
+        Args:
+            board: See `TransactionalStore.savepoint`.
 
         Raises:
             LeaseLostError: When it is left without an error: the transaction was committed or rolled back inside.
             StoreError: The database refuses.
             ValueError: There is no transaction to join.
         """
-        return _Savepoint(self._transaction)
+        return _Savepoint(self._transaction, board)
 
     def claim(
         self,
@@ -331,8 +341,8 @@ class JoiningSqlAlchemyStore:
 
 
 class _Savepoint(AbstractContextManager[None]):
-    def __init__(self, transaction: Transaction) -> None:
-        self._inner = Savepoint(transaction)
+    def __init__(self, transaction: Transaction, board: Board | None) -> None:
+        self._inner = Savepoint(transaction, board)
 
     def __enter__(self) -> None:
         self._inner.enter()

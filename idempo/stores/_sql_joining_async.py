@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
 from idempo.records import Claim, Key, Record
-from idempo.stores._sql_joining import NO_TRANSACTION, Caller, Savepoint, Transaction
+from idempo.stores._sql_joining import NO_TRANSACTION, Board, Caller, Savepoint, Transaction
 
 _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
@@ -60,9 +60,9 @@ class AsyncJoiningSqlAlchemyStore:
     def __repr__(self) -> str:
         return f"AsyncJoiningSqlAlchemyStore({self._caller!r})"
 
-    def savepoint(self) -> AbstractAsyncContextManager[None]:
+    def savepoint(self, board: Board | None = None) -> AbstractAsyncContextManager[None]:
         """See `JoiningSqlAlchemyStore.savepoint`."""
-        return _AsyncSavepoint(self._caller, self._transaction)
+        return _AsyncSavepoint(self._caller, Savepoint(self._transaction, board))
 
     async def claim(
         self,
@@ -103,9 +103,9 @@ class AsyncJoiningSqlAlchemyStore:
 
 
 class _AsyncSavepoint(AbstractAsyncContextManager[None]):
-    def __init__(self, caller: AsyncCaller, transaction: Transaction) -> None:
+    def __init__(self, caller: AsyncCaller, inner: Savepoint) -> None:
         self._caller = caller
-        self._inner = Savepoint(transaction)
+        self._inner = inner
 
     async def __aenter__(self) -> None:
         await _awaited(self._caller, self._inner.enter)

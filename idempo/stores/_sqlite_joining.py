@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 from idempo.errors import IdempotencyError, LeaseLostError, StoreError
@@ -34,16 +35,21 @@ class JoiningSqliteStore(Records):
         self._savepoints = itertools.count(1)
         self._reading(self._prepare, path)
 
-    def savepoint(self) -> AbstractContextManager[None]:
+    def savepoint(self, board: Callable[[object], None] | None = None) -> AbstractContextManager[None]:
         """Return a context that undoes what is done inside, record and effect, when it raises.
 
         The caller's transaction goes on. One that is never left undoes and writes nothing, as in a forked child.
+
+        Args:
+            board: See `TransactionalStore.savepoint`.
 
         Raises:
             LeaseLostError: When it is left without an error: the transaction was committed or rolled back inside.
             StoreError: SQLite refuses the statement.
         """
-        return _Savepoint(self, f"idempo_{next(self._savepoints)}")
+        return _Savepoint(
+            self, f"idempo_{next(self._savepoints)}", None if board is None else partial(board, self._connection)
+        )
 
     @property
     def in_transaction(self) -> bool:
@@ -113,11 +119,14 @@ class JoiningSqliteStore(Records):
 class _Savepoint:
     """A savepoint; no generator, which would be run to its end when it is collected, in whatever process that is."""
 
-    def __init__(self, store: JoiningSqliteStore, name: str) -> None:
+    def __init__(self, store: JoiningSqliteStore, name: str, board: Callable[[], None] | None) -> None:
         self._store = store
         self._name = name
+        self._board = board
 
     def __enter__(self) -> None:
+        if self._board is not None:
+            self._board()
         self._store.execute(f"SAVEPOINT {self._name}")
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
