@@ -27,7 +27,6 @@ from idempo.stores._sql_records import named
 from idempo.stores._sql_scripts import BATCH
 from idempo.stores._sql_stepwise import Stepwise, row_of
 from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
-from tests.forked import in_child
 from tests.sql_support import claimed, key
 
 RECORD = Record(State.COMPLETED, None, 1, 1, "owner-a", b"outcome", None, 3600.0)
@@ -221,19 +220,6 @@ def test_coroutines_wait_for_a_locked_file_as_long(tmp_path: Path) -> None:
         await engine.dispose()
 
     asyncio.run(main())
-
-
-def test_no_sqlite_connection_crosses_a_fork(store: SqlAlchemyStore) -> None:
-    """Behaviour 43: an open one would take the parent's locks with it when it is closed."""
-    claimed(store, key())
-
-    def child() -> None:
-        assert not store._connections._idle
-        assert not claimed(store, key(), "child").acquired
-
-    in_child(child)
-    assert not store._connections._idle
-    assert store.complete(key(), owner="owner-a", outcome=b"", ttl=60)
 
 
 def test_a_store_that_nobody_closed_leaves_no_connection(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from typing import Any, cast
 
 import pytest
 
+from idempo._fork import inherited
 from idempo.errors import RecordError, StoreError, StoreFullError
 from idempo.records import Key, State
-from idempo.stores import _sqlite_connections
 from idempo.stores.sqlite import SqliteStore
 from idempo.testing import FakeClock
 from tests.forked import said_by_child
@@ -374,7 +374,7 @@ def test_a_fork_does_not_wait_for_ever(store: SqliteStore, monkeypatch: pytest.M
         assert inside.wait(PATIENCE)
 
         def child() -> tuple[int, bool]:
-            stuck_ones = len(_sqlite_connections._inherited)
+            stuck_ones = len(inherited)
             return stuck_ones, claim(store, key=Key("billing", "order-43")).acquired
 
         answer = said_by_child(child)

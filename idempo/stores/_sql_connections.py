@@ -6,17 +6,15 @@ BEGIN, a ROLLBACK or a ping around its one statement, nor waits for connections 
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, TypeVarTuple
 
-from idempo._fork import forks
+from idempo._fork import Forkable, forks, inherited, new_lock
 from idempo.errors import IdempotencyError, StoreError
 from idempo.records import Claim, Key
 from idempo.stores._sql_errors import Trouble, translated, trouble_of
@@ -31,7 +29,13 @@ _Args = TypeVarTuple("_Args")
 
 
 class LaneLike(Protocol):
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        generation: That of the process that opened it.
+    """
+
+    generation: int
 
     def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
         """Execute one statement, and return its rows."""
@@ -46,8 +50,6 @@ class LaneLike(Protocol):
         ...
 
 
-inherited: Final[list[Any]] = []  # a forked child's copies of its parent's connections: never used, never closed
-
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.1
 
@@ -57,7 +59,7 @@ def pause(tries: int) -> float:
     return random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**tries))
 
 
-class Connections:
+class Connections(Forkable):
     """Opens connections when they are needed, keeps them, and runs scripts on them.
 
     Args:
@@ -87,14 +89,12 @@ class Connections:
         self._timeout = timeout
         self._closed = False
         self._idle: deque[LaneLike] = deque()
+        self._held = 0
+        self._closing = new_lock()  # a fork waits for those that are being closed, too
         self._begin()
-        if engine.dialect.name == "sqlite":
-            _close_before_forks.add(self)
+        forks.register(self)
 
     def _begin(self) -> None:
-        self._generation = forks.generation
-        inherited.extend(self._idle)
-        self._idle = deque()
         self._slots = threading.Semaphore(self._size)
         self._factory = self._engine.pool.recreate()
 
@@ -161,8 +161,6 @@ class Connections:
         self.forget_idle()
 
     def _take(self, args: tuple[object, ...]) -> LaneLike:
-        if self._generation != forks.generation:
-            self._begin()
         if not self._slots.acquire(timeout=self._timeout):
             raise StoreError(
                 f"none of the store's {self._size} connections was free within {self._timeout:g} s", key=key_of(args)
@@ -199,6 +197,9 @@ class Connections:
             raise
 
     def _give(self, lane: LaneLike, *, kept: bool) -> None:
+        if lane.generation != forks.generation:  # pragma: no cover  # in a child that was forked amid this very call
+            inherited.append(lane)
+            return
         if kept and not self._closed:
             self._idle.append(lane)
         else:
@@ -207,13 +208,36 @@ class Connections:
 
     def forget_idle(self) -> None:
         """Close those that nobody uses."""
-        with suppress(IndexError):
+        with self._closing, suppress(IndexError):
             while True:
                 self._idle.pop().close()
 
-    def __del__(self) -> None:
-        if getattr(self, "_generation", None) == forks.generation:  # pragma: no branch  # a child may not close them
+    def before_fork(self) -> None:
+        """Close all connections of SQLite's, waiting for those in use as long as a statement may take, and a moment.
+
+        A child inherits what SQLite believes about its locks, and not the locks (sqlite.org/howtocorrupt.html, 2.6).
+        """
+        if self._engine.dialect.name == "sqlite":
+            deadline = time.monotonic() + self._timeout + 1
+            while self._held < self._size and self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                self._held += 1  # each of them is one that nobody uses, or opens
             self.forget_idle()
+
+    def after_fork_in_parent(self) -> None:
+        """Let connections be opened again."""
+        if self._held:
+            self._slots.release(self._held)
+            self._held = 0
+
+    def after_fork_in_child(self) -> None:  # pragma: no cover  # runs in another process, which no coverage follows
+        """Leave the parent's connections alone."""
+        inherited.extend(self._idle)
+        self._idle = deque()
+        self._held = 0
+        self._begin()
+
+    def __del__(self) -> None:
+        self.forget_idle()
 
 
 def translated_by(table: str, error: Exception, args: tuple[object, ...]) -> IdempotencyError:
@@ -252,16 +276,3 @@ def refuse_late(args: tuple[object, ...], elapsed: float) -> None:
 def key_of(args: tuple[object, ...]) -> Key | None:
     """Return the key that a script with these arguments is about, if it is about one."""
     return args[0] if args and isinstance(args[0], Key) else None
-
-
-# A child inherits what SQLite believes about its locks, and not the locks (sqlite.org/howtocorrupt.html, 2.6).
-_close_before_forks: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
-
-
-def _before_fork() -> None:
-    for connections in list(_close_before_forks):
-        connections.forget_idle()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows has no fork
-    os.register_at_fork(before=_before_fork)

@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from idempo._fork import forks, new_lock
+from idempo._fork import forks, inherited, new_lock
 from idempo.errors import IdempotencyError, StoreError
-from idempo.stores._sql_connections import NOT_KNOWN, inherited, is_unsure, key_of, pause, refuse_late, translated_by
+from idempo.stores._sql_connections import NOT_KNOWN, is_unsure, key_of, pause, refuse_late, translated_by
 from idempo.stores._sql_errors import Trouble, trouble_of
 from idempo.stores._sql_scripts import AnswerLost, Rows, Script
 from idempo.stores._sql_table import DatabaseError

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from idempo._fork import forks
 from idempo.stores._sql_scripts import Rows
 
 SQLITE_ERRORS: Final = (sqlite3.Error,)
@@ -33,6 +34,7 @@ class SqliteLane:
         connection.commit()  # what listeners of the engine's may have begun
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {int(timeout * 1000)}")
+        self.generation = forks.generation
         self._connection = connection
         self._cursor = connection.cursor()
         self._cursor.row_factory = None
@@ -62,6 +64,7 @@ class PyMySqlLane:
         if connection._read_timeout is None:
             # PyMySQL has no other way to bound a wait once it is connected; what the application set is kept.
             connection._read_timeout = connection._write_timeout = timeout
+        self.generation = forks.generation
         self._connection = connection
         self._cursor = connection.cursor(_plain_cursor())
         self.execute(_SETTINGS, {})
@@ -89,6 +92,7 @@ class AioMySqlLane:
     """A connection of asyncmy's."""
 
     def __init__(self, connection: Any, timeout: float) -> None:
+        self.generation = forks.generation
         self._connection = connection
         self._timeout = timeout
 
@@ -124,6 +128,7 @@ class AioSqliteLane:
     """A connection of aiosqlite's: each statement goes to a thread of its own and back."""
 
     def __init__(self, connection: Any, timeout: float) -> None:
+        self.generation = forks.generation
         self._connection = connection
         self._timeout = timeout
 

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from idempo._fork import forks, new_lock
+from idempo._fork import forks, inherited, new_lock
 from idempo.errors import IdempotencyError, StoreError
 from idempo.records import Key
-from idempo.stores._sql_connections import inherited
 from idempo.stores._sql_records import Name, named
 
 IDLE: Final = 10.0

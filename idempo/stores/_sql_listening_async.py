@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from idempo._fork import forks
+from idempo._fork import forks, inherited
 from idempo.errors import IdempotencyError
 from idempo.records import Key
-from idempo.stores._sql_connections import inherited
 from idempo.stores._sql_listening import (
     IDLE,
     LOCK,

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
+from idempo._fork import forks
 from idempo.stores._sql_scripts import Rows
 
 try:
@@ -63,6 +64,7 @@ class Lane:
         connection.commit()  # what listeners of the engine's may have begun
         connection.autocommit = True
         _finish_with(connection)
+        self.generation = forks.generation
         self._connection = connection
         self._cursor: psycopg.Cursor[Any] = psycopg.Cursor(connection, row_factory=tuple_row)
         self._cursor.format = psycopg.pq.Format.BINARY
@@ -102,6 +104,7 @@ class AsyncLane:
     def __init__(self, connection: psycopg.AsyncConnection[Any], timeout: float) -> None:
         connection.wait = _patient(connection, timeout)  # type: ignore[method-assign]
         _finish_with(connection)
+        self.generation = forks.generation
         self._connection = connection
         self._cursor: psycopg.AsyncCursor[Any] = psycopg.AsyncCursor(connection, row_factory=tuple_row)
         self._cursor.format = psycopg.pq.Format.BINARY

@@ -95,6 +95,8 @@ def create(connection: sa.Connection, table: sa.Table) -> None:
         RecordError: Something of that name is there, and it is not of this version's making.
         StoreError: Others who make it hold the lock for too long.
     """
+    if connection.dialect.name == "sqlite":
+        connection.detach()  # left in the engine's pool, it would cross a fork
     with_lock = _LOCKED.get(connection.dialect.name, _create)
     with_lock(connection, table)
 

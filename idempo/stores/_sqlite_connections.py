@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
+from idempo._fork import Forkable, forks, inherited
 from idempo.errors import StoreError
 
 
@@ -38,7 +39,7 @@ class Lane:
         self.close()
 
 
-class Connections:
+class Connections(Forkable):
     """The connections of one store.
 
     Args:
@@ -56,8 +57,9 @@ class Connections:
         self.local = threading.local()
         self._lanes: weakref.WeakSet[Lane] = weakref.WeakSet()
         self._closed = False
-        with _fork_lock:
-            _everyone.add(self)
+        self._held: list[Any] = []  # locks
+        self._stuck: list[Lane] = []
+        forks.register(self)
 
     def new_lane(self) -> Lane:
         """Return a lane for the calling thread, which finds it again as ``local.lane``."""
@@ -87,46 +89,32 @@ class Connections:
         with self.lock:
             return list(self._lanes)
 
-
-# A child that inherits an open connection inherits what SQLite believes about its locks, and not the locks: a
-# connection opened anew in the child is then fooled too (sqlite.org/howtocorrupt.html, 2.6). So all of them are closed
-# before a fork, and opened again, in parent and child, when next needed.
-_fork_lock: Final = threading.RLock()
-_everyone: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
-_held: Final[list[Any]] = []  # locks; typeshed has had no type for a re-entrant one in all versions
-_stuck: Final[list[Lane]] = []
-_inherited: Final[list[sqlite3.Connection]] = []
-
-
-def _before_fork() -> None:
-    _fork_lock.acquire()
-    for connections in list(_everyone):
-        connections.lock.acquire()
-        _held.append(connections.lock)
-        for lane in connections.lanes():
-            if lane.lock.acquire(timeout=connections.patience):
-                _held.append(lane.lock)
+    # A child that inherits an open connection inherits what SQLite believes about its locks, and not the locks: a
+    # connection opened anew in the child is then fooled too (sqlite.org/howtocorrupt.html, 2.6). So all of them are
+    # closed before a fork, and opened again, in parent and child, when next needed.
+    def before_fork(self) -> None:
+        """Close all connections, each once its thread's statement has ended, and let none be opened."""
+        deadline = time.monotonic() + self.patience
+        self.lock.acquire()
+        self._held.append(self.lock)
+        for lane in self.lanes():
+            if lane.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                self._held.append(lane.lock)
                 lane.close()
             else:
-                _stuck.append(lane)
+                self._stuck.append(lane)
 
+    def after_fork_in_parent(self) -> None:
+        """Let connections be opened."""
+        self._stuck.clear()
+        while self._held:
+            self._held.pop().release()
 
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop().release()
-    _stuck.clear()
-    _fork_lock.release()
-
-
-def _after_fork_in_child() -> None:  # pragma: no cover  # runs in another process, which no coverage follows
-    for lane in _stuck:
-        # Its thread does not exist here. The connection is kept for ever: to close it would be use.
-        if lane.connection is not None:
-            _inherited.append(lane.connection)
-            lane.connection = None
-        lane.lock = threading.RLock()
-    _after_fork_in_parent()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows has no fork
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    def after_fork_in_child(self) -> None:  # pragma: no cover  # runs in another process, which no coverage follows
+        """Let connections be opened, and keep for ever those of threads that do not exist here: to close is to use."""
+        for lane in self._stuck:
+            if lane.connection is not None:
+                inherited.append(lane.connection)
+                lane.connection = None
+            lane.lock = threading.RLock()
+        self.after_fork_in_parent()
