@@ -54,7 +54,10 @@ LOST: dict[str, tuple[Script[Any], Callable[[str], list[list[Any]]]]] = {
         POSTGRESQL.claim(KEY, "owner-b", None, 60, 60, True),
         lambda _: [[None, NOW, *row(State.RELEASED)]],
     ),
-    "postgresql-complete": (POSTGRESQL.complete(KEY, "owner-a", b"", 60), lambda _: [[None, NOW, *RUNNING]]),
+    "postgresql-complete": (
+        POSTGRESQL.complete(KEY, "owner-a", b"", 60),
+        lambda asked: [] if asked.startswith("UPDATE") else [[NOW, *RUNNING]],
+    ),
     "postgresql-release-nothing": (POSTGRESQL.release(KEY, "owner-a", 60), lambda _: []),
     "postgresql-release-expired": (POSTGRESQL.release(KEY, "owner-a", 60), lambda _: [[None, NOW, *EXPIRED]]),
     "postgresql-release-held": (POSTGRESQL.release(KEY, "owner-a", 60), lambda _: [[None, NOW, *RUNNING]]),
@@ -97,6 +100,20 @@ def test_a_claim_that_was_written_late_is_made_anew() -> None:
         claim = answer(statements.claim(KEY, "owner-b", None, 60, 60, True), tell(first))
         assert claim.acquired
         assert 2 < len(asked) < 10
+
+
+def test_a_claim_that_lost_the_race_for_a_new_key_is_told_who_won() -> None:
+    """Behaviour 1: no row at all says that another's INSERT came first; the same statement then finds it."""
+    asked: list[str] = []
+
+    def rows(statement: str) -> list[list[Any]]:
+        asked.append(statement)
+        return [] if len(asked) == 1 else [[None, NOW, *RUNNING]]
+
+    claim = answer(POSTGRESQL.claim(KEY, "owner-b", None, 60, 60, True), rows)
+    assert not claim.acquired
+    assert claim.record.owner == "owner-a"
+    assert len(asked) == 2
 
 
 def test_a_row_with_nothing_where_something_belongs_is_damaged() -> None:
