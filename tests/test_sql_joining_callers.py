@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from idempo import EventKind, Idempotency, LeaseLostError, State, StoreError
+from idempo import EventKind, Idempotency, Key, LeaseLostError, State, StoreError
 from idempo.errors import RecordError
 from idempo.protocols import AsyncStore, AsyncTransactionalStore, Store, TransactionalStore
 from idempo.stores.sqlalchemy import SqlAlchemyStore
-from tests.sql_joining_support import COLOURS, DATABASES, KEY, NAME, PLACE, OutOfStockError, Shop, shops
+from tests.sql_joining_support import COLOURS, DATABASES, KEY, NAME, PLACE, OutOfStockError, Shop, mysql_shop, shops
 
 
 @pytest.fixture(params=DATABASES)
@@ -467,3 +468,31 @@ def test_coroutines_by_a_session_and_its_connection_follow_one_another(shop: Sho
             await session.commit()
 
     shop.loop.run(main())
+
+
+@pytest.mark.parametrize("mode", ["SIMULTANEOUS_ASSIGNMENT", "ORACLE", "ORACLE,NO_BACKSLASH_ESCAPES", "ANSI", ""])
+def test_a_session_of_mariadb_may_be_in_any_mode(mysql_url: str, mode: str) -> None:
+    """Behaviour 54 (real): some assign from the columns as they were; what is written can be read all the same."""
+    shop = mysql_shop(mysql_url)
+    fresh = {"fingerprint": b"\x01payload", "lease": 15, "ttl": 60}
+    held, left, doubtful = Key("billing", "held"), Key("billing", "left"), Key("billing", "doubtful")
+    with closing(shop), shop.desk("connection") as desk:
+        desk.execute(f"SET SESSION sql_mode = '{mode}'")
+        joining = shop.store.joining(desk.caller)
+        assert desk.call(PLACE) == desk.call(PLACE) == "placed"
+        assert joining.claim(held, owner="me", **fresh).acquired
+        assert joining.claim(held, owner="me", **fresh).acquired
+        assert not joining.claim(held, owner="you", **fresh).acquired
+        assert joining.renew(held, owner="me", lease=20, ttl=60)
+        assert joining.claim(left, owner="me", **fresh).acquired
+        assert joining.release(left, owner="me", ttl=60)
+        assert joining.claim(doubtful, owner="me", **fresh).acquired
+        assert joining.renew(doubtful, owner="me", lease=0, ttl=60)
+        assert joining.claim(doubtful, owner="you", **fresh).took_over
+        assert joining.complete(doubtful, owner="you", outcome=b"a'\\'\x00", ttl=60)
+        [(after,)] = desk.execute("SELECT @@sql_mode")
+        assert set(mode.split(",")) <= set(after.split(","))
+        desk.commit()
+        assert shop.placed() == [42]
+        states = [record.state for record in map(shop.store.get, (NAME, held, left, doubtful)) if record is not None]
+        assert states == [State.COMPLETED, State.RUNNING, State.RELEASED, State.COMPLETED]

@@ -31,7 +31,8 @@ SHORT_LIMIT = {
 BLOCKED = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%records%'",
     # Not innodb_trx, which is made anew only when nobody has looked for 0.1 s.
-    "mysql": "SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'INSERT INTO%records%'",
+    "mysql": "SELECT count(*) FROM information_schema.processlist"
+    " WHERE info REGEXP '^(SET STATEMENT .* FOR )?INSERT INTO .*records'",
 }
 SOME = ("connection", "async session")
 

@@ -180,7 +180,7 @@ class _MySQL:
     """
 
     def __init__(self, table: str) -> None:
-        self.statements = MySqlOrMariaDB(table, ReservedFirst)
+        self.statements = MySqlOrMariaDB(table, ReservedFirst, any_mode=True)
 
     def bounded(self, script: Script[_Answer], limit: float | None) -> Script[_Answer]:
         if limit is None:

@@ -83,19 +83,26 @@ def _checksum(**given: str) -> str:
 
 _INTACT: Final = f"version = {VERSION} AND checksum = {_checksum()}"
 
+# Two of MariaDB's modes assign from the columns as they were ("SQL_MODE"). The others stay: the driver goes by them.
+_IN_ORDER: Final = (
+    "SET STATEMENT sql_mode = REPLACE(REPLACE(@@sql_mode, 'SIMULTANEOUS_ASSIGNMENT', ''), 'ORACLE', '') FOR "
+)
+
 
 class MariaDB:
     """`Statements` for one table.
 
     Args:
         table: The table's name, as it stands in a statement.
+        any_mode: Whether the session's sql_mode is not the store's own, but the caller's.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, *, any_mode: bool = False) -> None:
         self._table = table
+        in_order = _IN_ORDER if any_mode else ""
         self._read = f"SELECT {_NOW}, {_ROW} FROM {table} WHERE id = %(id)s"
         matches = "(fingerprint IS NULL OR COALESCE(%(fingerprint)s, fingerprint) = fingerprint)"
-        self._claim = self._writing(
+        self._claim = in_order + self._writing(
             new={"state": "1", "attempt": "1", "fingerprint": "%(fingerprint)s", "lease_ends": "n.clock + %(lease)s"},
             expires="%(lease)s + %(ttl)s",
             turns=f"WHEN {_HELD} THEN {_OWN} WHEN state = 3 AND owner <> %(owner)s THEN {_FREE}"
@@ -111,7 +118,7 @@ class MariaDB:
                 f" WHEN checksum = {_OWN} AND state = {TAKEN_OVER} THEN {REPEATED} ELSE 1 END",
             },
         )
-        self._release = self._writing(
+        self._release = in_order + self._writing(
             new={"state": "3", "attempt": "0", "fingerprint": "NULL", "lease_ends": "NULL"},
             expires="%(ttl)s",
             turns=f"WHEN {_HELD} THEN {_OWN}",
@@ -125,11 +132,11 @@ class MariaDB:
         )
         holding = f"WHERE id = %(id)s AND {_HELD} AND expires > {_NOW} AND {_INTACT}"
         self._complete = (
-            f"UPDATE {table} SET state = 2, outcome = %(outcome)s, lease_ends = NULL, expires = {_NOW} + %(ttl)s,"
-            f" checksum = {_checksum()} {holding}"
+            f"{in_order}UPDATE {table} SET state = 2, outcome = %(outcome)s, lease_ends = NULL,"
+            f" expires = {_NOW} + %(ttl)s, checksum = {_checksum()} {holding}"
         )
         self._renew = (
-            f"UPDATE {table} SET expires = {_NOW} + %(lease)s + %(ttl)s, lease_ends = expires - %(ttl)s,"
+            f"{in_order}UPDATE {table} SET expires = {_NOW} + %(lease)s + %(ttl)s, lease_ends = expires - %(ttl)s,"
             f" checksum = {_checksum()} {holding}"
         )
         self._delete = f"DELETE FROM {table} WHERE id = %(id)s AND (NOT ({_INTACT}) OR expires > {_NOW})"
@@ -316,15 +323,18 @@ def _microseconds(seconds: float) -> int:
 class MySqlOrMariaDB:
     """`Statements` of one of the two, whichever the server says that it is."""
 
-    def __init__(self, table: str, stepwise: Callable[[str, Words], Statements] = Stepwise) -> None:
+    def __init__(
+        self, table: str, stepwise: Callable[[str, Words], Statements] = Stepwise, *, any_mode: bool = False
+    ) -> None:
         self._table = table
         self._stepwise = stepwise
+        self._any_mode = any_mode
         self._chosen: Statements | None = None
 
     def _choose(self) -> Script[Statements]:
         if self._chosen is None:  # pragma: no branch  # each method has looked
             rows = yield "SELECT VERSION()", {}
-            self._chosen = statements_for(str(rows[0][0]), self._table, self._stepwise)
+            self._chosen = statements_for(str(rows[0][0]), self._table, self._stepwise, any_mode=self._any_mode)
         return self._chosen
 
     def claim(
@@ -375,10 +385,12 @@ class MySqlOrMariaDB:
         return (yield from chosen.sweep(limit))
 
 
-def statements_for(version: str, table: str, stepwise: Callable[[str, Words], Statements] = Stepwise) -> Statements:
+def statements_for(
+    version: str, table: str, stepwise: Callable[[str, Words], Statements] = Stepwise, *, any_mode: bool = False
+) -> Statements:
     """Return the statements for a server that says that it is of this version."""
     # "10.11.6-MariaDB-0+deb12u1"; some put "5.5.5-" before it, so that old replicas take it for a MySQL.
     found = re.search(r"(\d+)\.(\d+)\.\d+-MariaDB", version)
     if found is not None and (int(found[1]), int(found[2])) >= (10, 5):
-        return MariaDB(table)
+        return MariaDB(table, any_mode=any_mode)
     return stepwise(table, MYSQL)
