@@ -140,7 +140,7 @@ class Connections(Forkable):
                 kept = trouble is not Trouble.CUT and lane.settle()
                 if trouble is Trouble.AGAIN and in_time:
                     tries += 1
-                    script = None
+                    script = script if cuts else None  # to be told that an answer was lost, it goes on
                 elif trouble is Trouble.CUT and in_time and not cuts:
                     cuts += 1
                     self.forget_idle()  # what cut this one has cut them

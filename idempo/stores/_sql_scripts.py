@@ -28,6 +28,7 @@ written in a transaction of its own is rolled back then by whoever runs it.
 class AnswerLost(Exception):  # noqa: N818  # it is no error, but what a script is told
     """Thrown into a script in place of rows: the connection is gone, and there is another.
 
+    And again, where others were in the way of what it then asked.
     A script that catches it goes on from where it is. One that does not is begun again from the start.
     """
 
