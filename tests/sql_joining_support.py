@@ -205,7 +205,7 @@ class Shop:
         self.loop.close()
 
     async def _close(self) -> None:
-        await self.async_store.close()
+        await self.async_store.aclose()
         await self.async_engine.dispose()
 
 

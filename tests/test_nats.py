@@ -304,8 +304,8 @@ def test_each_event_loop_has_a_connection_of_its_own(nats_url: str) -> None:
     taken = []
 
     async def scenario() -> None:
-        taken.append((await claim(store)).acquired)
-        await store.aclose()
+        async with store:
+            taken.append((await claim(store)).acquired)
         taken.append((await claim(store)).acquired)  # after a close, by a new connection: the same owner's
         await store.aclose()
         await store.aclose()

@@ -50,6 +50,24 @@ def exported(module: ModuleType) -> set[str]:
     }
 
 
+@pytest.mark.parametrize(
+    ("module", "plain", "coroutines"),
+    [
+        ("redis", "RedisStore", "AsyncRedisStore"),
+        ("sqlalchemy", "SqlAlchemyStore", "AsyncSqlAlchemyStore"),
+        ("nats", "SyncNatsStore", "NatsStore"),
+    ],
+)
+def test_stores_are_closed_by_the_same_names(module: str, plain: str, coroutines: str) -> None:
+    """`close` and `with` for plain code, `aclose` and `async with` for coroutines, and neither has the other's."""
+    found = import_module(f"idempo.stores.{module}")
+    ours, theirs = {"close", "__enter__", "__exit__"}, {"aclose", "__aenter__", "__aexit__"}
+    for name, has, has_not in ((plain, ours, theirs), (coroutines, theirs, ours)):
+        names = set(dir(getattr(found, name)))
+        assert has <= names, name
+        assert not has_not & names, name
+
+
 def test_all_of_the_package_is_what_is_really_exported() -> None:
     """`__all__` names each public name of `idempo` and no other, sorted so that a reader finds it."""
     assert set(idempo.__all__) == exported(idempo) - {"TYPE_CHECKING"}

@@ -160,7 +160,7 @@ def test_a_closed_store_refuses(engine: sa.Engine, tmp_path: Path) -> None:
         made = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
         other = AsyncSqlAlchemyStore(made)
         assert await other.get(key()) is not None
-        await other.close()
+        await other.aclose()
         with pytest.raises(StoreError, match="was closed"):
             await other.get(key())
         await made.dispose()

@@ -68,7 +68,7 @@ def _owning_async(made: type, store: Callable[[Any], Any], close_client: Callabl
     class Owner(made):  # type: ignore[misc]
         async def aclose(self) -> None:
             try:
-                await (getattr(super(), "aclose", None) or super().close)()
+                await super().aclose()
             finally:
                 if close_client is not None:
                     await close_client()

@@ -151,6 +151,12 @@ class NatsStore(AsyncCasStore):
         async with bucket.watching(self._book.name(key), wake):
             yield
 
+    async def __aenter__(self) -> NatsStore:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
     async def aclose(self) -> None:
         """Close the connection that the store has opened on this event loop, if it has. The next call opens another."""
         await self._lazy.close()

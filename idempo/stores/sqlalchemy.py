@@ -263,9 +263,9 @@ class AsyncSqlAlchemyStore(_Both):
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
+        await self.aclose()
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connections of the running loop. A later call, on any loop, raises StoreError."""
         if self._listener is not None:
             await self._listener.close()

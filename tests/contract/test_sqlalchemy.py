@@ -46,7 +46,7 @@ def opened_async(store: AsyncSqlAlchemyStore, run: Callable[[Any], Any]) -> Iter
     """`opened`, on a loop."""
     run(store.create_table())
     yield store
-    run(store.close())
+    run(store.aclose())
     run(store._engine.dispose())
 
 

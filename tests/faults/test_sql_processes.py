@@ -151,7 +151,7 @@ def test_coroutines_of_a_forked_child_have_connections_of_their_own(processes: S
         await claim("before")
         in_child(in_thread)
         await claim("after")
-        await store.close()
+        await store.aclose()
 
     def in_thread() -> None:
         import threading

@@ -173,7 +173,7 @@ def test_a_listener_stays_while_somebody_waits_and_hears_what_is_told_to_others(
             await asyncio.sleep(0.1)
             mine = coroutines._listener._of_loop()  # type: ignore[union-attr]
             assert mine.task is not None
-        await coroutines.close()
+        await coroutines.aclose()
 
     with store.watch(key(), woken.set), beside.watch(key("other"), others.set):
         asyncio.run(main())
@@ -212,7 +212,7 @@ def test_coroutines_are_told_on_each_of_their_loops(database: Database, proxy: P
 
     async def last() -> None:
         async with store.watch(key(), lambda: None):
-            await store.close()
+            await store.aclose()
 
     asyncio.run(main())
     asyncio.run(main())
@@ -271,7 +271,7 @@ def test_coroutines_of_a_forked_child_listen_for_themselves(database: Database, 
             in_child(child)
             await asyncio.to_thread(change, beside)
             await asyncio.wait_for(woken.wait(), PATIENCE)
-        await store.close()
+        await store.aclose()
 
     asyncio.run(main())
 
@@ -291,7 +291,7 @@ def test_who_waits_is_not_kept_from_polling_by_a_server_that_does_not_answer(
         with pytest.raises(StoreError, match="does not tell"):
             async with coroutines.watch(key(), lambda: None):
                 pytest.fail("it cannot listen yet")
-        await coroutines.close()
+        await coroutines.aclose()
 
     asyncio.run(main())
     proxy.cut()

@@ -42,7 +42,7 @@ class AioSqliteMachine(StoreMachine):
         return store
 
     def close_store(self) -> None:
-        self.loop.run(self.made.close())
+        self.loop.run(self.made.aclose())
         self.loop.run(self.engine.dispose())
         self.folder.cleanup()
 
