@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import traceback
@@ -327,6 +328,11 @@ def test_the_hosts_of_a_url() -> None:
         (f"redis://user:{SECRET}/pass@localhost", "percent-encode"),
         (f"redis://:{SECRET}@localhost:port", "the port as a number"),
         (f"redis://:{SECRET}[@localhost", "percent-encode"),
+        (f"redis://user:123/{SECRET}@localhost", "is the number of a database"),
+        (f"redis://localhost?password={SECRET}&socket_timeout=soon", "does not accept this redis:// URL's query"),
+        (f"memcached://localhost?password={SECRET}", "no option 'password'"),
+        (f"nats://localhost?password={SECRET}", "no option 'password'"),
+        (f"sqlite://?password={SECRET}", "no option 'password'"),
     ],
 )
 def test_a_url_that_says_something_else(url: str, what: str) -> None:
@@ -366,6 +372,40 @@ def test_no_password_is_shown() -> None:
     with pytest.raises(StoreError) as caught:
         Idempotency(store, namespace="urls").run("k", dict)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://127.0.0.1:1/app?user=u&password={}", "postgresql+psycopg://127.0.0.1:1/app"),
+        ("postgresql+psycopg://u:{}@127.0.0.1:1/app?sslpassword={}", "postgresql+psycopg://u:***@127.0.0.1:1/app"),
+        ("mysql+pymysql://u@127.0.0.1:1/app?password={}", "mysql+pymysql://u@127.0.0.1:1/app"),
+        ("mysql+asyncmy://u@127.0.0.1:1/app?password={}", "mysql+asyncmy://u@127.0.0.1:1/app"),
+        ("redis://127.0.0.1:1?password={}&socket_connect_timeout=0.1", ""),
+        ("nats://u:{}@127.0.0.1:1", ""),
+        ("nats://{}@127.0.0.1:1", ""),
+    ],
+)
+def test_no_password_is_shown_wherever_it_stands_in_the_url(
+    caplog: pytest.LogCaptureFixture, url: str, shown: str
+) -> None:
+    """Not by a store, what it raises, or what it logs; SQLAlchemy's engines show their URL's query."""
+    caplog.set_level(logging.DEBUG)
+    options: dict[str, Any] = {"timeout": 0.5} if url.startswith("nats") else {}
+    url = url.replace("{}", SECRET)
+
+    async def ask(store: Any) -> object:
+        async with store:
+            return await Idempotency(store, namespace="urls").lookup_async("k")
+
+    makers: list[Any] = [store_from_url] * ("asyncmy" not in url) + [async_store_from_url] * ("pymysql" not in url)
+    for make in makers:
+        store = make(url, **options)
+        with pytest.raises(StoreError) as caught:
+            asyncio.run(ask(store))
+        told = f"{store!r} {caught.value!r} {''.join(traceback.format_exception(caught.value))} {caplog.text}"
+        assert SECRET not in told
+        assert f"Engine({shown})" in repr(store) or not shown
 
 
 def test_the_rest_of_a_query_is_the_clients_as_it_was_spelled() -> None:

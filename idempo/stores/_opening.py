@@ -160,7 +160,8 @@ def _redis_client(address: Address, make: Callable[..., Any], connection: Any) -
         if _is_cluster(address) and database:
             raise ValueError("a cluster has one database: leave the path away")
         if database and not database.isdecimal():
-            raise ValueError(f"the path of {parts.scheme}:// is the number of a database, not {database!r}")
+            # It is not shown: the rest of a password with a slash in it looks like one.
+            raise ValueError(f"the path of {parts.scheme}:// is the number of a database, and no other text")
     classes = {"unix": connection.UnixDomainSocketConnection, "rediss": connection.SSLConnection}
     known = {*_parameters(classes.get(scheme, connection.Connection)), *_parameters(connection.ConnectionPool)}
     for name in address.for_client:

@@ -59,7 +59,9 @@ class _Both:
         return self._table
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._engine!r}, table={self._table.fullname!r})"
+        # Not the engine's own, which shows what stands in the URL's query: a password may.
+        url = self._engine.url.set(query={}).render_as_string(hide_password=True)
+        return f"{type(self).__name__}({type(self._engine).__name__}({url}), table={self._table.fullname!r})"
 
     def ddl(self) -> str:
         """Return the statements that make the table, for a migration of one's own."""
