@@ -10,7 +10,7 @@ from zlib import crc32
 
 import pytest
 
-from idempo.errors import RecordError, StoreError
+from idempo.errors import RecordError, StoreError, StoreFullError
 from idempo.protocols import AsyncStore, Store
 from idempo.records import Key, State
 from idempo.stores.cas import AsyncCasBackend, AsyncCasStore, CasBackend, CasStore
@@ -31,13 +31,14 @@ class Line:
         self.calls: list[str] = []
         self.lost: set[str] = set()  # methods that the server applies, and answers as if sent twice
         self.down: set[str] = set()
+        self.error: Exception = TimeoutError("no answer")
         self.mute: set[str] = set()  # methods that the server applies, and whose answer does not arrive
         self.meanwhile: Callable[[], object] | None = None  # what another does between a read and the next write
 
     def _call(self, method: str, *args: Any) -> Any:
         self.calls.append(method)
         if method in self.down:
-            raise TimeoutError("no answer")
+            raise self.error
         if method != "get" and self.meanwhile is not None:
             self.meanwhile()
         answer = getattr(self.server, method)(*args)
@@ -409,6 +410,37 @@ def test_a_server_that_does_not_answer_is_a_store_error(store: Store, line: Line
     assert caught.value.key is not None
     line.down.clear()
     steps[method]()
+
+
+@pytest.mark.parametrize("method", ["get", "add", "compare_and_swap", "delete"])
+@pytest.mark.parametrize("kind", [StoreError, StoreFullError])
+def test_a_store_error_of_the_backend_names_the_key(
+    store: Store, line: Line, method: str, kind: type[StoreError]
+) -> None:
+    """Behaviour 32: the key that was asked for, also where one error ends the calls of several; and its class stays."""
+    other = Key("billing", "another")
+    steps: dict[str, Callable[[Key], object]] = {
+        "get": store.get,
+        "add": lambda key: claim(store, key=Key("billing", f"new {key.value}")),
+        "compare_and_swap": lambda key: store.renew(key, owner="owner-a", lease=LEASE, ttl=60),
+        "delete": store.delete,
+    }
+    claim(store)
+    claim(store, key=other)
+    line.down.add(method)
+    line.error = kind("no connection")
+    for key in (KEY, other):
+        with pytest.raises(kind, match="no connection") as caught:
+            steps[method](key)
+        assert type(caught.value) is kind
+        assert caught.value.key is not None
+        assert caught.value.key.value.endswith(key.value)
+        assert caught.value.__cause__ is line.error
+    assert line.error.key is None
+    line.error = kind("no connection", key=Key("theirs", "k"))
+    with pytest.raises(kind) as caught:
+        steps[method](KEY)
+    assert caught.value.key == Key("theirs", "k")
 
 
 def test_a_write_that_lost_a_race_decides_anew(store: Store, line: Line) -> None:

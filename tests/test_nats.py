@@ -394,6 +394,19 @@ def test_an_error_that_nobody_waits_for_is_not_logged(caplog: pytest.LogCaptureF
     assert [record for record in caplog.records if "never retrieved" in record.getMessage()] == []
 
 
+def test_calls_that_wait_for_one_connection_name_their_own_key_when_it_fails() -> None:
+    """Behaviour 32: it fails them all, at once."""
+    keys = [Key("billing", str(number)) for number in range(3)]
+
+    async def scenario() -> list[Any]:
+        store = NatsStore.at("nats://127.0.0.1:1", timeout=0.2)
+        return await asyncio.gather(*(claim(store, key=key) for key in keys), return_exceptions=True)
+
+    errors = asyncio.run(scenario())
+    assert [type(error) for error in errors] == [StoreError] * 3
+    assert [error.key for error in errors] == keys
+
+
 # The thread of plain calls
 
 

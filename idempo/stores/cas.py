@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Protocol, TypeVar, TypeVarTuple, runtime_checkable
 
 from idempo.errors import RecordError, StoreError
@@ -172,7 +173,7 @@ class CasStore:
     def _remove(self, key: Key, name: str, revision: int | None) -> bool:
         try:
             removed = self._backend.delete(name, revision)
-        except OSError as error:
+        except (OSError, StoreError) as error:
             raise _failed(key, error) from error
         if removed:
             self._book.forget(name)
@@ -203,7 +204,7 @@ class CasStore:
                     revision = self._backend.add(name, plan.data, plan.ttl)
                 else:
                     revision = self._backend.compare_and_swap(name, plan.data, plan.revision, plan.ttl)
-            except OSError as error:
+            except (OSError, StoreError) as error:
                 raise _failed(key, error) from error
             if revision is not None:
                 return book.done(name, plan, revision)
@@ -214,7 +215,7 @@ class CasStore:
         seen = self._book.seen(name)
         try:
             answer = self._backend.get(name)
-        except OSError as error:
+        except (OSError, StoreError) as error:
             raise _failed(key, error) from error
         return self._book.found(key, name, seen, answer)
 
@@ -288,7 +289,7 @@ class AsyncCasStore:
     async def _remove(self, key: Key, name: str, revision: int | None) -> bool:
         try:
             removed = await self._backend.delete(name, revision)
-        except OSError as error:
+        except (OSError, StoreError) as error:
             raise _failed(key, error) from error
         if removed:
             self._book.forget(name)
@@ -317,7 +318,7 @@ class AsyncCasStore:
                     revision = await self._backend.add(name, plan.data, plan.ttl)
                 else:
                     revision = await self._backend.compare_and_swap(name, plan.data, plan.revision, plan.ttl)
-            except OSError as error:
+            except (OSError, StoreError) as error:
                 raise _failed(key, error) from error
             if revision is not None:
                 return book.done(name, plan, revision)
@@ -328,7 +329,7 @@ class AsyncCasStore:
         seen = self._book.seen(name)
         try:
             answer = await self._backend.get(name)
-        except OSError as error:
+        except (OSError, StoreError) as error:
             raise _failed(key, error) from error
         return self._book.found(key, name, seen, answer)
 
@@ -354,5 +355,9 @@ def _book(
     return Book(prefix, clock, wall_clock, lasting_revisions=lasting, max_watched=max_watched)
 
 
-def _failed(key: Key, error: OSError) -> StoreError:
-    return StoreError(f"the key-value server failed: {type(error).__name__}: {error}", key=key)
+def _failed(key: Key, error: OSError | StoreError) -> StoreError:
+    if isinstance(error, OSError):
+        return StoreError(f"the key-value server failed: {type(error).__name__}: {error}", key=key)
+    named = copy(error)  # a backend may raise the same one for several calls, each of another key
+    named.key = error.key or key
+    return named
