@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, TypeVarTuple
 from idempo._fork import Forkable, forks, inherited, new_lock
 from idempo.errors import IdempotencyError, StoreError
 from idempo.records import Claim, Key
+from idempo.stores import _sql_limits
 from idempo.stores._sql_errors import Trouble, translated, trouble_of
 from idempo.stores._sql_scripts import AnswerLost, Rows, Script
 from idempo.stores._sql_table import DatabaseError
@@ -68,7 +69,8 @@ class Connections(Forkable):
         errors: What it can raise.
         table: The table's name, for errors.
         size: How many there may be at once.
-        timeout: Seconds that a caller waits for one to be free, and that others may be in the way.
+        timeout: Seconds that a caller waits for one to be free, that one may take to be opened, and that others may
+            be in the way.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Connections(Forkable):
         self._closed = False
         self._idle: deque[LaneLike] = deque()
         self._held = 0
+        _sql_limits.limit(engine)
         self._closing = new_lock()  # a fork waits for those that are being closed, too
         self._begin()
         forks.register(self)
@@ -186,7 +189,8 @@ class Connections(Forkable):
         """
         if self._closed:
             raise StoreError("the store was closed")
-        fairy = self._factory.connect()
+        with _sql_limits.connecting(self._timeout):
+            fairy = self._factory.connect()
         connection: Any = fairy.driver_connection
         fairy.detach()  # from here on it is the store's alone
         try:

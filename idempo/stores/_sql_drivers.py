@@ -62,7 +62,7 @@ class PyMySqlLane:
         connection.rollback()  # what listeners of the engine's may have begun
         connection.autocommit(True)
         if connection._read_timeout is None:
-            # PyMySQL has no other way to bound a wait once it is connected; what the application set is kept.
+            # By a function of the application's own that makes connections: PyMySQL knows no other way, once connected.
             connection._read_timeout = connection._write_timeout = timeout
         self.generation = forks.generation
         self._connection = connection

@@ -14,11 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from idempo import Idempotency, StoreError
-from idempo.records import State
 from idempo.stores._sql_mysql import statements_for
 from idempo.stores.sqlalchemy import SqlAlchemyStore
 from idempo.testing import check_store
-from tests.servers.fixtures import Servers
 from tests.servers.proxy import Proxy
 from tests.sql_support import PATIENCE, URLS, Database, claimed, key, opened
 
@@ -376,55 +374,3 @@ def test_the_applications_own_pool_is_left_alone(database: Database) -> None:
         connection.execute(sa.text("SELECT 1"))
         guard = Idempotency(store, namespace="held")
         assert guard.run("order-42", lambda: connection.execute(sa.text("SELECT 2")).scalar()) == 2
-
-
-@pytest.mark.realtime
-@pytest.mark.parametrize("kind", URLS)
-def test_a_server_that_slept_answers_late_and_the_same_owner_wins(servers: Servers, kind: str) -> None:
-    """Behaviour 48: the first answer is given up, and asked for again; the claim stands once."""
-    server = servers.postgres() if kind == "postgresql" else servers.mysql()
-    database = Database(kind, server.url)
-    store = database.store(timeout=0.3)
-    guard = Idempotency(store, namespace="asleep")
-    guard.run("warm", dict)
-    paused = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        server.pause()
-        try:
-            with pytest.raises(StoreError) as caught:
-                claimed(store, key())
-            assert caught.value.key == key()
-            patient = database.store()
-            late = pool.submit(claimed, patient, key())
-            assert not paused.wait(0.2)
-            assert not late.done()
-        finally:
-            server.resume()
-        assert late.result(PATIENCE).acquired
-    record = store.get(key())
-    assert record is not None
-    assert (record.state, record.owner, record.attempt) == (State.RUNNING, "owner-a", 1)
-    assert not claimed(store, key(), "owner-b").acquired
-    database.end()
-
-
-@pytest.mark.realtime
-@pytest.mark.parametrize("kind", URLS)
-def test_coroutines_give_up_a_server_that_sleeps(servers: Servers, kind: str) -> None:
-    """Behaviours 32, 48: within the time-out, cancelled or not, and go on when it is awake."""
-    server = servers.postgres() if kind == "postgresql" else servers.mysql()
-    database = Database(kind, server.url)
-
-    async def main() -> None:
-        async with database.async_store(timeout=0.3) as store:
-            await _claimed(store, "warm")
-            server.pause()
-            try:
-                with pytest.raises(StoreError):
-                    await _claimed(store, "order-42")
-            finally:
-                server.resume()
-            assert (await _claimed(store, "order-42")).acquired
-
-    asyncio.run(main())
-    database.end()
