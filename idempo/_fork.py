@@ -61,15 +61,19 @@ class _ForkGuard:
 
     def before(self) -> None:
         self._forking.acquire()
-        with self._registering:
-            self._resting = list(self._forkables)
-        for forkable in self._resting:
-            with suppress(Exception):  # a connection that cannot be closed: the others are to be
-                forkable.before_fork()
+        while True:
+            self._registering.acquire()
+            others = [forkable for forkable in self._forkables if forkable not in self._resting]
+            if not others:
+                break
+            self._registering.release()  # who is waited for may make a store
+            for forkable in others:
+                with suppress(Exception):  # a connection that cannot be closed: the others are to be
+                    forkable.before_fork()
+                self._resting.append(forkable)
+        self._taken.append(self._registering)
         # No idempo lock is ever taken while another is held, so any order will do.
         deadline = time.monotonic() + _PATIENCE
-        self._registering.acquire()
-        self._taken.append(self._registering)
         for lock in list(self._locks):
             is_taken = lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
             (self._taken if is_taken else self._missed).append(lock)

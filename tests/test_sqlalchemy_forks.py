@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from idempo.stores.sqlalchemy import SqlAlchemyStore
+from idempo.stores._sql_drivers import AioSqliteLane
+from idempo.stores.sqlalchemy import AsyncSqlAlchemyStore, SqlAlchemyStore
 from tests.forked import in_child, said_by_child
 from tests.sql_support import PATIENCE, claimed, key
 
@@ -123,3 +128,110 @@ def test_a_fork_does_not_wait_for_ever(engine: sa.Engine) -> None:
         in_child(lambda: claimed(store, key("child's")))
         go_on.set()
         assert call.result(PATIENCE).acquired
+
+
+def async_store(file: Path, **options: Any) -> AsyncSqlAlchemyStore:
+    return AsyncSqlAlchemyStore(create_async_engine(f"sqlite+aiosqlite:///{file}"), **options)
+
+
+async def claimed_by_coroutine(store: AsyncSqlAlchemyStore, value: str, owner: str = "owner-a") -> bool:
+    claim = await store.claim(key(value), owner=owner, fingerprint=None, lease=60, ttl=60)
+    return claim.acquired
+
+
+@pytest.mark.skipif(not DESCRIPTORS.exists(), reason="this system does not list open files")
+def test_no_connection_of_a_coroutine_crosses_a_fork(file: Path) -> None:
+    """Behaviour 43: by aiosqlite, forked by the loop's own thread; both sides see each other's records."""
+
+    async def main() -> None:
+        async with async_store(file) as store:
+            await store.create_table()
+            assert await claimed_by_coroutine(store, "parent's")
+            assert is_open(file)
+
+            def child() -> bool:
+                was_open = is_open(file)
+                claims = [*map(partial(claimed_by_coroutine, store, owner="child"), ("parent's", "child's"))]
+                assert [in_own_loop(claim) for claim in claims] == [False, True]
+                return was_open
+
+            assert said_by_child(child) == "False"
+            assert await store.complete(key("parent's"), owner="owner-a", outcome=b"", ttl=60)
+            assert not await claimed_by_coroutine(store, "child's")
+
+    asyncio.run(main())
+
+
+def in_own_loop(work: Coroutine[Any, Any, bool]) -> bool:
+    """Run a coroutine on a loop of a thread's own: that of this one is the parent's."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result(PATIENCE)
+
+
+@pytest.mark.skipif(not DESCRIPTORS.exists(), reason="this system does not list open files")
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "COMMIT"])
+def test_calls_of_coroutines_amid_which_a_process_forks_are_not_lost(
+    file: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """Behaviour 43: forked by the loop's own thread, between or during their statements; each is answered truly."""
+    forked: list[str] = []
+    is_due = False
+    execute = AioSqliteLane.execute
+
+    async def forking(self: AioSqliteLane, asked: str, params: Mapping[str, Any]) -> Any:
+        work = execute(self, asked, params)
+        nonlocal is_due
+        if asked != statement or not is_due:
+            return await work
+        is_due = False
+        # It is on its way to the connection's thread, or was carried out there, as the loop's thread forks.
+        under_way = asyncio.ensure_future(work)
+        await asyncio.sleep(0)
+        forked.append(said_by_child(lambda: is_open(file)))
+        return await under_way
+
+    monkeypatch.setattr(AioSqliteLane, "execute", forking)
+
+    async def main() -> None:
+        nonlocal is_due
+        async with async_store(file) as store:
+            await store.create_table()
+            await asyncio.gather(*(store.get(key(str(n))) for n in range(5)))  # all connections are open
+            is_due = True
+            assert await asyncio.gather(*(claimed_by_coroutine(store, str(n)) for n in range(5))) == [True] * 5
+            for n in range(5):
+                assert not await claimed_by_coroutine(store, str(n), "owner-b")
+                assert await store.complete(key(str(n)), owner="owner-a", outcome=b"", ttl=60)
+
+    asyncio.run(main())
+    assert forked == ["False"]
+
+
+@pytest.mark.skipif(not DESCRIPTORS.exists(), reason="this system does not list open files")
+def test_connections_of_another_threads_loop_cross_no_fork(file: Path) -> None:
+    """Behaviour 43: while its coroutines claim, and it opens connections and closes them."""
+    end, begun = threading.Event(), threading.Event()
+
+    async def busy() -> int:
+        n = 0
+        store = async_store(file, max_connections=3)
+        await store.create_table()
+        while not end.is_set():
+            async with async_store(file, max_connections=3) as other:
+                values = [f"{n}-{each}" for each in range(4)]
+                assert all(await asyncio.gather(*(claimed_by_coroutine(other, value) for value in values)))
+                assert not any(await asyncio.gather(*(claimed_by_coroutine(store, value, "b") for value in values)))
+            n += 1
+            begun.set()
+        await store.close()
+        return n
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(asyncio.run, busy())
+        try:
+            assert begun.wait(PATIENCE)
+            for _ in range(5):
+                assert said_by_child(lambda: is_open(file)) == "False"
+        finally:
+            end.set()
+        assert call.result(PATIENCE)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from idempo._fork import forks
+from idempo.stores._sql_errors import ClosedByForkError
 from idempo.stores._sql_scripts import Rows
 
-SQLITE_ERRORS: Final = (sqlite3.Error,)
+SQLITE_ERRORS: Final = (sqlite3.Error, ClosedByForkError)
 
 # The session is the store's own. What does not fit is an error here, and never cut to size; no mode that gives another
 # meaning to backslashes, quotes, or a column that was assigned already.
@@ -91,6 +92,8 @@ class PyMySqlLane:
 class AioMySqlLane:
     """A connection of asyncmy's."""
 
+    is_at_rest = False
+
     def __init__(self, connection: Any, timeout: float) -> None:
         self.generation = forks.generation
         self._connection = connection
@@ -127,6 +130,8 @@ class AioMySqlLane:
 class AioSqliteLane:
     """A connection of aiosqlite's: each statement goes to a thread of its own and back."""
 
+    is_at_rest = False
+
     def __init__(self, connection: Any, timeout: float) -> None:
         self.generation = forks.generation
         self._connection = connection
@@ -134,13 +139,37 @@ class AioSqliteLane:
 
     async def begin(self) -> None:
         """Make the connection ready. Whatever is written here is written between BEGIN and COMMIT."""
-        await self._connection.commit()
-        await self._connection.execute_fetchall(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+        with self._closed_by_fork():
+            await self._connection.commit()
+            await self._connection.execute_fetchall(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
 
     async def execute(self, statement: str, params: Mapping[str, Any]) -> Rows:
         """Execute one statement, and return its rows."""
-        rows: Rows = await self._connection.execute_fetchall(statement, params)
+        with self._closed_by_fork():
+            rows: Rows = await self._connection.execute_fetchall(statement, params)
         return rows
+
+    @contextmanager
+    def _closed_by_fork(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError as error:
+            if self.is_at_rest:
+                raise ClosedByForkError("this process forked meanwhile") from error
+            raise  # pragma: no cover  # no statement of the store's is wrong
+
+    def rest(self) -> Callable[[], bool]:
+        """Begin to close it before a fork, from any thread; return what says whether it is closed.
+
+        Its own thread closes it, after the statement that it is at.
+        """
+        self.is_at_rest = True
+        connection, answer = self._connection, _Answer()
+        own: sqlite3.Connection | None = connection._connection
+        if own is not None:
+            connection._tx.put_nowait((answer, own.close))
+        # It is None once it was closed in another way; its thread may have ended then, and will not answer.
+        return lambda: answer.has_come or connection._connection is None
 
     async def settle(self) -> bool:
         """Leave no transaction open, and say whether the connection can be used again."""
@@ -152,3 +181,15 @@ class AioSqliteLane:
     async def close(self) -> None:
         """Close the connection, and end its thread."""
         await self._connection.close()
+
+
+class _Answer:
+    """What aiosqlite's thread tells that something is done, in the place of a future: no loop waits for it."""
+
+    has_come = False
+
+    def get_loop(self) -> _Answer:
+        return self
+
+    def call_soon_threadsafe(self, *_: object) -> None:
+        self.has_come = True

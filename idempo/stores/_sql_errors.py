@@ -28,6 +28,10 @@ class Trouble(enum.Enum):
     OTHER = enum.auto()
 
 
+class ClosedByForkError(Exception):
+    """The connection was closed since this process forked. What had not been committed on it is undone."""
+
+
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SQLSTATES: Final = {
     "40001": Trouble.AGAIN,
@@ -83,6 +87,8 @@ _SQLITE: Final = {
 
 def trouble_of(error: BaseException) -> Trouble:
     """Say what an error of a driver means."""
+    if isinstance(error, ClosedByForkError):
+        return Trouble.AGAIN
     if isinstance(error, sqlite3.Error):
         return _sqlite(error)
     number = error.args[0] if error.args else 0

@@ -101,6 +101,8 @@ class Lane:
 class AsyncLane:
     """`Lane`, for one event loop."""
 
+    is_at_rest = False
+
     def __init__(self, connection: psycopg.AsyncConnection[Any], timeout: float) -> None:
         connection.wait = _patient(connection, timeout)  # type: ignore[method-assign]
         _finish_with(connection)
