@@ -223,7 +223,7 @@ def test_connections_of_another_threads_loop_cross_no_fork(file: Path) -> None:
                 assert not any(await asyncio.gather(*(claimed_by_coroutine(store, value, "b") for value in values)))
             n += 1
             begun.set()
-        await store.close()
+        await store.aclose()
         return n
 
     with ThreadPoolExecutor(1) as pool:
