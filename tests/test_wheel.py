@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from importlib.metadata import requires, version
+from importlib.metadata import metadata, requires, version
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,3 +37,17 @@ def test_the_lowest_versions_are_the_ones_promised() -> None:
 def test_the_package_is_typed() -> None:
     """A user's type checker finds the marker that lets it read the types."""
     assert files("idempo").joinpath("py.typed").is_file()
+
+
+@pytest.mark.skipif("IDEMPO_TEST_WHEEL" not in os.environ, reason="a checkout has no metadata; tox tests the wheel")
+def test_all_is_what_production_may_want() -> None:
+    """Every extra, but not pytest and Hypothesis; and what SQLAlchemy needs for coroutines."""
+    extras = set(metadata("idempo").get_all("Provides-Extra") or ())
+    required = [Requirement(line) for line in requires("idempo") or ()]
+    names = {
+        name: {each.name for each in required if each.marker and each.marker.evaluate({"extra": name})}
+        for name in extras
+    }
+    assert names["testing"] == {"pytest", "hypothesis"}
+    assert names["all"] == set().union(*(names[extra] for extra in extras - {"testing"}))
+    assert names["sqlalchemy"] == {"sqlalchemy", "greenlet"}

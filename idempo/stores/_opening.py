@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Final
 
 from idempo.errors import StoreError
@@ -191,12 +192,16 @@ def _parameters(cls: type) -> set[str]:
 
 # -- SQL -----------------------------------------------------------------------------------------------------------
 
-_EXTRAS: Final = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+_EXTRAS: Final = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql", "sqlite+aiosqlite": "aiosqlite"}
+
+
+def _extra(scheme: str) -> str:
+    return _EXTRAS.get(scheme) or _EXTRAS.get(scheme.partition("+")[0], "sqlalchemy")
 
 
 def _sqlalchemy(address: Address) -> Any:
     scheme = address.parts.scheme
-    with _needing(_EXTRAS.get(scheme.partition("+")[0], "sqlalchemy"), scheme):
+    with _needing(_extra(scheme), scheme):
         from sqlalchemy import create_engine
 
         from idempo.stores.sqlalchemy import SqlAlchemyStore
@@ -209,7 +214,8 @@ def _sqlalchemy(address: Address) -> Any:
 
 def _async_sqlalchemy(address: Address) -> Any:
     scheme = address.parts.scheme
-    with _needing(_EXTRAS.get(scheme.partition("+")[0], "sqlalchemy"), scheme):
+    with _needing(_extra(scheme), scheme):
+        import_module("greenlet")  # SQLAlchemy's own error is no ModuleNotFoundError
         from sqlalchemy.exc import InvalidRequestError
         from sqlalchemy.ext.asyncio import create_async_engine
 

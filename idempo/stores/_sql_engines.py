@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AssertionPool, SingletonThreadPool, StaticPool
 
 from idempo.stores._sql_connections import LaneLike
-from idempo.stores._sql_connections_async import AsyncLaneLike
 from idempo.stores._sql_postgresql import PostgreSQL
 from idempo.stores._sql_scripts import Statements
 from idempo.stores._sql_stepwise import SQLITE, Stepwise
 from idempo.stores._sql_table import quoted
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from idempo.stores._sql_connections_async import AsyncLaneLike
 
 _Lane = TypeVar("_Lane")
 
@@ -45,7 +48,7 @@ def sync_parts(
         ValueError: The store does not know the database, or the driver, or cannot make connections of its own.
     """
     if not isinstance(engine, sa.Engine):
-        hint = ": for an AsyncEngine there is AsyncSqlAlchemyStore" if isinstance(engine, AsyncEngine) else ""
+        hint = ": for an AsyncEngine there is AsyncSqlAlchemyStore" if hasattr(engine, "sync_engine") else ""
         raise TypeError(f"engine must be an sqlalchemy.Engine, not {type(engine).__name__}{hint}")
     _check(engine)
     statements = _statements(engine.dialect, table, clock, notify=notify)
@@ -76,6 +79,8 @@ def async_parts(
         TypeError: It is no AsyncEngine.
         ValueError: The store does not know the database, or the driver, or cannot make connections of its own.
     """
+    from sqlalchemy.ext.asyncio import AsyncEngine  # which needs greenlet, as the plain half does not
+
     if not isinstance(engine, AsyncEngine):
         hint = ": for an Engine there is SqlAlchemyStore" if isinstance(engine, sa.Engine) else ""
         raise TypeError(f"engine must be an sqlalchemy.ext.asyncio.AsyncEngine, not {type(engine).__name__}{hint}")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple
-
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, TypeVarTuple
 
 from idempo.records import Claim, Key, Record
 from idempo.stores._sql_joining import NO_TRANSACTION, Board, Caller, Savepoint, Transaction
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
 _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
 
-AsyncCaller: TypeAlias = AsyncConnection | AsyncSession
+AsyncCaller: TypeAlias = "AsyncConnection | AsyncSession"
 
 
 def async_caller_of(given: object) -> AsyncCaller:
@@ -24,6 +25,8 @@ def async_caller_of(given: object) -> AsyncCaller:
     Raises:
         TypeError: It is none.
     """
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session  # whoever has one has it
+
     if isinstance(given, async_scoped_session):
         given = given()
     if not isinstance(given, AsyncConnection | AsyncSession):
@@ -40,7 +43,9 @@ def sync_caller_of(caller: AsyncCaller) -> Caller:
     Raises:
         ValueError: The connection is not open.
     """
-    inner = caller.sync_connection if isinstance(caller, AsyncConnection) else caller.sync_session
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    inner = caller.sync_session if isinstance(caller, AsyncSession) else caller.sync_connection
     if inner is None:
         raise ValueError(NO_TRANSACTION)
     return inner

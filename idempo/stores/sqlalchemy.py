@@ -11,7 +11,6 @@ from idempo._time import seconds
 from idempo.records import Claim, Key, Record
 from idempo.stores import _sql_table
 from idempo.stores._sql_connections import Connections
-from idempo.stores._sql_connections_async import AsyncConnections
 from idempo.stores._sql_engines import async_parts, sync_parts
 from idempo.stores._sql_joining import JoiningSqlAlchemyStore, Transaction, caller_of, check_database
 from idempo.stores._sql_joining_async import AsyncJoiningSqlAlchemyStore, async_caller_of, sync_caller_of
@@ -250,6 +249,9 @@ class AsyncSqlAlchemyStore(_Both):
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(engine, table, schema, max_connections, timeout, clock)
+        # Here, and not above: greenlet, which it needs, is no need of the plain store's.
+        from idempo.stores._sql_connections_async import AsyncConnections
+
         parts = async_parts(engine, self.table, timeout=self._timeout, clock=clock, notify=notify)
         self._statements = parts.statements
         self._connections = AsyncConnections(
