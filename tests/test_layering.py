@@ -62,6 +62,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
 CORE = {"attrs", "attr", "cachetools"}
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "cryptography": ("idempo.seals",),
+    "greenlet": ("idempo.stores._opening",),
     "hypothesis": ("idempo.testing.*",),
     "nats": ("idempo.stores._nats_*",),
     "asyncmy": ("idempo.stores._sql_engines",),
