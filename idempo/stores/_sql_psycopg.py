@@ -46,7 +46,13 @@ def _patient(connection: Any, seconds: float) -> Callable[..., Any]:
 
 def _finish_with(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
     """Let the connection be closed when it is dropped, as with a store that nobody closed: no warning is due then."""
-    weakref.finalize(connection, connection.pgconn.finish).atexit = False
+    weakref.finalize(connection, _finish, connection.pgconn, forks.generation).atexit = False
+
+
+def _finish(pgconn: psycopg.pq.abc.PGconn, generation: int, of_process: Any = forks) -> None:
+    """Close a connection, but not a forked child's copy: that would end the session, which is the parent's."""
+    if generation == of_process.generation:
+        pgconn.finish()
 
 
 def tell_all(pgconn: psycopg.pq.abc.PGconn, told: Callable[[str], None]) -> None:
@@ -146,4 +152,4 @@ class AsyncLane:
 
     def __del__(self) -> None:
         # Its loop is gone, or the store was dropped: in circles the finalizer comes first, else this does.
-        self._connection.pgconn.finish()
+        _finish(self._connection.pgconn, self.generation)
