@@ -88,6 +88,9 @@ class _ForkGuard:
 
     def after_in_child(self) -> None:
         self.generation += 1
+        while self._missed:
+            # Who holds it does not exist here. Such locks are held over I/O, and for what a child makes anew.
+            self._missed.pop()._at_fork_reinit()
         self._release()
         resting, self._resting = self._resting, []
         for forkable in resting:

@@ -20,6 +20,7 @@ from idempo import (
     State,
     current_operation,
 )
+from idempo._fork import new_lock
 from idempo.hub import hub_of
 from tests.async_support import KEY, BlockingStore, Effect, SlowStore
 from tests.forked import in_child
@@ -257,6 +258,34 @@ def test_a_lock_that_another_thread_holds_is_free_in_the_child(held: str) -> Non
 
     try:
         in_child(child)
+    finally:
+        end.set()
+        thread.join(20)
+
+
+@pytest.mark.realtime
+def test_a_lock_that_is_held_for_long_is_free_in_the_child() -> None:
+    """Behaviour 43: a fork waits within bounds, the child finds it as new, and in the parent it is still held."""
+    lock, other = new_lock(), new_lock()
+    taken, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock, lock:
+            taken.set()
+            assert end.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert taken.wait(20)
+
+    def child() -> None:
+        for each in (lock, other):
+            assert each.acquire(timeout=5), "a lock is still taken"
+            each.release()
+
+    try:
+        in_child(child)
+        assert not lock.acquire(blocking=False)
     finally:
         end.set()
         thread.join(20)

@@ -251,6 +251,35 @@ def test_a_forked_child_has_connections_of_its_own(address: tuple[str, int], pre
     client.close()
 
 
+@pytest.mark.realtime
+def test_a_child_of_a_process_that_waits_for_the_server_does_not_hang(servers: Servers, prefix: str) -> None:
+    """Behaviour 43: the lock that the waiting thread holds is free in the child, and the connection another."""
+    server = servers.memcached()
+    client = Client((server.host, server.port), connect_timeout=60, timeout=60)
+    store = MemcachedStore(client, prefix=prefix)
+    assert claim(store).acquired
+    server.pause()
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(store.get(KEY)))
+    thread.start()
+    backend: Any = store._backend
+    deadline = time.monotonic() + 30
+    while not backend._talking:
+        assert time.monotonic() < deadline, "the thread never asked"
+        time.sleep(0.001)
+
+    def child() -> None:
+        server.resume()
+        assert not claim(store, "owner-b").acquired
+        assert claim(store, key=Key("child", "1")).acquired
+
+    in_child(child)
+    thread.join(60)
+    assert found[0].owner == "owner-a"
+    assert store.complete(KEY, owner="owner-a", outcome=b"parent", ttl=100)
+    client.close()
+
+
 class _Interrupted(BaseException):
     pass
 
