@@ -197,7 +197,7 @@ class AsyncConnections(Forkable):
                         await asyncio.sleep(_MOMENT)
                     finally:
                         mine.opening += 1
-                while True:
+                while True:  # pragma: no branch  # rarely twice
                     with suppress(ClosedByForkError):
                         return await self._open(mine)
             finally:

@@ -166,7 +166,7 @@ class AioSqliteLane:
         self.is_at_rest = True
         connection, answer = self._connection, _Answer()
         own: sqlite3.Connection | None = connection._connection
-        if own is not None:
+        if own is not None:  # pragma: no branch  # by chance, as it was being closed
             connection._tx.put_nowait((answer, own.close))
         # It is None once it was closed in another way; its thread may have ended then, and will not answer.
         return lambda: answer.has_come or connection._connection is None
