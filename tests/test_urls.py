@@ -231,6 +231,54 @@ def test_a_driver_of_the_other_colour_is_refused() -> None:
         async_store_from_url("mysql+pymysql://localhost/app")
 
 
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("postgresql+psycopg://localhost/app?connect_timout=3", "connect_timout"),
+        ("postgresql+psycopg://localhost/app?application_name=a&tabel=b", "tabel"),
+        ("mysql+pymysql://localhost/app?charset=utf8mb4&tabel=b", "tabel"),
+        ("mariadb+pymysql://localhost/app?ssl_ca=a&maxconnections=3", "maxconnections"),
+        ("mysql+asyncmy://localhost/app?connect_timeout=3&write_timout=3", "write_timout"),
+        ("sqlite+pysqlite:///records.db?timeout=3&mode=ro", "mode"),
+        ("sqlite+aiosqlite:///records.db?tabel=b", "tabel"),
+    ],
+)
+def test_what_neither_the_store_nor_the_driver_knows_is_refused_at_once(url: str, option: str) -> None:
+    """Bad input: and not at the first connection, or never."""
+    known = "it has table, schema, max_connections, timeout, notify"
+    makers: list[Any] = [store_from_url] * ("+a" not in url) + [async_store_from_url] * ("+py" not in url)
+    for make in makers:
+        with pytest.raises(ValueError, match=f"no option '{option}' in its query; {known}"):
+            make(url)
+
+
+def test_what_the_driver_knows_is_taken(tmp_path: Path) -> None:
+    """SQLite's own, with uri=true; libpq's and PyMySQL's, in place of the store's limits."""
+    file = store_from_url(f"sqlite+pysqlite:///file:{tmp_path}/records.db?uri=true&mode=rwc&table=records")
+    assert isinstance(file, SqlAlchemyStore)
+    file.create_table()
+    use(file)
+    for url in (
+        "postgresql+psycopg://localhost/app?connect_timeout=3&sslmode=disable&options=-csearch_path%3Da",
+        "mysql+pymysql://localhost/app?connect_timeout=3&read_timeout=4&ssl_ca=a&charset=utf8mb4",
+    ):
+        store = store_from_url(url, notify=False)
+        assert isinstance(store, SqlAlchemyStore)
+        assert store._timeout == 5
+
+
+def test_flags_in_a_query(nats_url: str) -> None:
+    """Whether to listen, and whether to make a bucket."""
+    for text, listens in (("true", True), ("False", False)):
+        store = store_from_url(f"postgresql+psycopg://localhost/app?notify={text}")
+        assert hasattr(store, "watch") == listens
+    with (
+        store_from_url(f"nats://{urlsplit(nats_url).netloc}/urls-never-made?create=false") as store,
+        pytest.raises(StoreError, match="bucket"),
+    ):
+        Idempotency(store, namespace="urls").run("k", dict)
+
+
 def test_memcached(memcached_url: str) -> None:
     """One server by a pool of connections; coroutines by the same store."""
     host, port = urlsplit(memcached_url).hostname, urlsplit(memcached_url).port
@@ -319,7 +367,9 @@ def test_the_hosts_of_a_url() -> None:
         ("memcached://a,,b", "needs a host"),
         ("memcached://a/b", "memcached:// has neither path"),
         ("nats://", "needs a host, or several with commas between: nats://localhost:4222"),
-        ("nats://a?bucket=b", "no option 'bucket' in its query; it has prefix, replicas, timeout"),
+        ("nats://a?bucket=b", "no option 'bucket' in its query; it has prefix, create, replicas"),
+        ("nats://a?create=no", "create in the URL's query must be true or false, not 'no'"),
+        ("nats://a?create=", "true or false, not ''"),
         (f"nats://user:{SECRET}@a/b?replicas=x", "replicas in the URL's query must be a number"),
         (f"memcached://user:{SECRET}@a", "neither path nor user name"),
         (f"memcached://a:{SECRET},b", "the port as a number"),

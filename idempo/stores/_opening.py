@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
 
 from idempo.errors import StoreError
+from idempo.stores import _sql_limits, _sql_options
 from idempo.stores._urls import Address, read
 
 _PATIENCE: Final = 5.0
@@ -209,6 +211,7 @@ def _sqlalchemy(address: Address) -> Any:
         engine = _engine(address, create_engine)
     if engine.dialect.is_async:
         raise ValueError(f"the driver of {scheme}:// is one of coroutines: use async_store_from_url, or another driver")
+    _check_query(address, engine)
     return _owning(SqlAlchemyStore, lambda owner: owner(engine, **address.options), engine.dispose)
 
 
@@ -227,18 +230,33 @@ def _async_sqlalchemy(address: Address) -> Any:
             raise ValueError(
                 f"the driver of {scheme}:// is one of plain functions: use store_from_url, or another driver"
             ) from None
+    _check_query(address, engine.sync_engine)
     return _owning_async(AsyncSqlAlchemyStore, lambda owner: owner(engine, **address.options), engine.dispose)
 
 
-def _engine(address: Address, create: Callable[[str], Any]) -> Any:
-    from sqlalchemy.exc import InvalidRequestError
+def _engine(address: Address, create: Callable[..., Any]) -> Any:
+    from sqlalchemy.exc import InvalidRequestError, SAWarning
 
+    driver = address.parts.scheme.partition("+")[2]
+    limits = {
+        name: value
+        for name, value in _sql_limits.arguments(driver, _PATIENCE).items()
+        if name not in address.for_client  # it would give way to them
+    }
+    address.options.setdefault("timeout", _PATIENCE)
     try:
-        return create(address.url)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)  # of what _check_query makes an error
+            return create(address.url, connect_args=limits)
     except (ImportError, InvalidRequestError):
         raise
     except Exception:  # noqa: BLE001 (not from the error itself, which may show a part of the URL)
         raise ValueError(f"SQLAlchemy does not accept this {address.parts.scheme}:// URL") from None
+
+
+def _check_query(address: Address, engine: Any) -> None:
+    for name in _sql_options.unknown(engine.dialect, engine.url):
+        address.refuse(name)
 
 
 # -- memcached -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """How long a driver may take to connect for a store: the store's time-out, where the application set no limit.
 
-Drivers of plain functions alone: what coroutines do is broken off from outside, whatever it is.
+What coroutines do for a store is broken off from outside, whatever it is: `limit` is for plain functions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def arguments(driver: str, seconds: float) -> Mapping[str, Any]:
         return {"connect_timeout": seconds, "read_timeout": seconds, "write_timeout": seconds}
     if driver in ("psycopg", "psycopg_async") and "PGCONNECT_TIMEOUT" not in os.environ:
         return {"connect_timeout": math.ceil(seconds)}  # whole seconds, of which psycopg makes at least 2
-    return {}
+    return {"connect_timeout": seconds} if driver == "asyncmy" else {}
 
 
 def limit(engine: sa.Engine) -> None:

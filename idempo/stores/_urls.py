@@ -9,6 +9,15 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 _TEXT: Final[Callable[[str], Any]] = str
 
 
+def _flag(text: str) -> bool:
+    """Return what is said: true or false.
+
+    Raises:
+        ValueError: Neither is.
+    """
+    return ("false", "true").index(text.lower()) == 1
+
+
 class Family(NamedTuple):
     """The schemes of one store.
 
@@ -39,11 +48,18 @@ FAMILIES: Final[Mapping[str, Family]] = {
             "sqlite+pysqlite",
             "sqlite+aiosqlite",
         ),
-        {"table": _TEXT, "schema": _TEXT, "max_connections": int, "timeout": float},
+        {"table": _TEXT, "schema": _TEXT, "max_connections": int, "timeout": float, "notify": _flag},
     ),
     "nats": Family(
         ("nats",),
-        {"prefix": _TEXT, "replicas": int, "timeout": float, "largest_outcome": int, "max_watched": int},
+        {
+            "prefix": _TEXT,
+            "create": _flag,
+            "replicas": int,
+            "timeout": float,
+            "largest_outcome": int,
+            "max_watched": int,
+        },
     ),
     "memcached": Family(("memcached",), {"prefix": _TEXT, "largest_outcome": int, "max_watched": int}),
 }
@@ -110,7 +126,7 @@ class Address(NamedTuple):
         for name, value in parse_qsl(self.parts.query, keep_blank_values=True):
             if name not in known:
                 self.refuse(name, *known)
-            given[name] = _number(name, value, known[name])
+            given[name] = _value(name, value, known[name])
         return given
 
     def only_path(self) -> None:
@@ -166,15 +182,16 @@ def read(url: str, options: Mapping[str, Any]) -> Address:
             continue
         if name in own:
             raise ValueError(f"{name} is given twice: once in the URL's query is enough, or once as an option")
-        own[name] = _number(name, value if is_pair else "", make)
+        own[name] = _value(name, value if is_pair else "", make)
     return Address(family, parts._replace(query="&".join(filter(None, others))), own)
 
 
-def _number(name: str, value: str, make: Callable[[str], Any]) -> Any:
+def _value(name: str, value: str, make: Callable[[str], Any]) -> Any:
     try:
         return make(value)
     except ValueError:
-        raise ValueError(f"{name} in the URL's query must be a number, not {value!r}") from None
+        kind = "true or false" if make is _flag else "a number"
+        raise ValueError(f"{name} in the URL's query must be {kind}, not {value!r}") from None
 
 
 def _split(url: str) -> SplitResult:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -278,9 +280,11 @@ class AsyncSqlAlchemyStore(_Both):
     async def create_table(self) -> None:
         """See `SqlAlchemyStore.create_table`."""
         try:
-            async with self._engine.begin() as connection:
+            async with asyncio.timeout(self._timeout):
+                connection = await self._engine.connect()
+            async with aclosing(connection), connection.begin():
                 await connection.run_sync(_sql_table.create, self._table)
-        except _sql_table.DatabaseError as error:
+        except (_sql_table.DatabaseError, TimeoutError) as error:
             raise self._connections.translated(error, ()) from error
 
     def joining(
