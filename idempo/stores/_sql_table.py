@@ -12,7 +12,7 @@ try:
     import sqlalchemy as sa
     from sqlalchemy.dialects import mysql
     from sqlalchemy.exc import SQLAlchemyError as DatabaseError
-    from sqlalchemy.schema import CreateIndex, CreateTable
+    from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment
 except ImportError as error:  # pragma: no cover  # the tests have it
     raise ImportError("idempo.stores.sqlalchemy needs SQLAlchemy: pip install 'idempo[sqlalchemy]'") from error
 
@@ -20,6 +20,8 @@ __all__ = ["DatabaseError", "check", "create", "ddl", "quoted", "records_table"]
 
 _NAME: Final = re.compile(r"(?!sqlite_)[A-Za-z_][A-Za-z0-9_]{0,62}", re.IGNORECASE)
 _LOCK: Final = int.from_bytes(b"idempo-t", "big", signed=True)
+
+_STATES: Final = "1 running, 4 the same taken over, 5 that repeated, 2 completed, 3 released"
 
 _PATIENCE = 30  # seconds
 
@@ -52,7 +54,7 @@ def records_table(name: str, schema: str | None = None, metadata: sa.MetaData | 
         sa.Column("namespace", _bytes(LONGEST_NAMESPACE), nullable=False),
         sa.Column("value", _bytes(LONGEST_VALUE), nullable=False),
         sa.Column("version", sa.SmallInteger, nullable=False),
-        sa.Column("state", sa.SmallInteger, nullable=False, comment="1 running, 2 completed, 3 released"),
+        sa.Column("state", sa.SmallInteger, nullable=False, comment=_STATES),
         sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("token", sa.BigInteger, nullable=False),
         sa.Column("owner", _bytes(LONGEST_OWNER), nullable=False),
@@ -85,6 +87,8 @@ def quoted(table: sa.Table, dialect: sa.Dialect) -> str:
 def ddl(table: sa.Table, dialect: sa.Dialect) -> str:
     """Return the statements that make the table."""
     made: list[sa.schema.ExecutableDDLElement] = [CreateTable(table), *(CreateIndex(index) for index in table.indexes)]
+    if dialect.supports_comments and not dialect.inline_comments:
+        made += [SetColumnComment(column) for column in table.columns if column.comment]
     return "".join(f"{str(element.compile(dialect=dialect)).strip()};\n" for element in made)
 
 
