@@ -292,7 +292,12 @@ class SweepableStore(Protocol):
     """Ability: remove expired records that the store's server does not remove by itself."""
 
     def sweep(self, limit: int = 1000) -> int:
-        """Remove at most ``limit`` expired records, never a live one, and return how many were removed."""
+        """Remove at most ``limit`` expired records, never a live one, and return how many were removed.
+
+        Raises:
+            TypeError: The limit is no int.
+            ValueError: It is below 1.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import attrs
 
+from idempo._checks import check_limit
 from idempo.records import Claim, Key, Record, State
 
 
@@ -179,6 +180,7 @@ class ReferenceStore:
             return sum(self.delete(key) for key in list(self.rows) if key.namespace == namespace)
 
     def sweep(self, limit: int = 1000) -> int:
+        check_limit(limit, "limit")
         with self.lock:
             expired = [key for key in self.rows if self.find(key) is None][:limit]
             for key in expired:

@@ -274,6 +274,7 @@ class MemoryStore:
 
     def sweep(self, limit: int = 1000) -> int:
         """See `SweepableStore.sweep`. Records may stay up to a thirty-second of their ttl longer."""
+        check_limit(limit, "limit")
         with self._lock:
             return self._sweep(self._clock(), limit)
 

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from idempo._checks import check_limit
 from idempo._time import seconds
 from idempo.records import Claim, Key, Record
 from idempo.stores import _sql_table
@@ -228,6 +229,7 @@ class SqlAlchemyStore(_Both):
 
     def sweep(self, limit: int = 1000) -> int:
         """See `SweepableStore.sweep`. Call it now and then: nothing else removes expired rows."""
+        check_limit(limit, "limit")
         return self._run(self._statements.sweep, limit)
 
 
@@ -353,4 +355,5 @@ class AsyncSqlAlchemyStore(_Both):
 
     async def sweep(self, limit: int = 1000) -> int:
         """See `SqlAlchemyStore.sweep`."""
+        check_limit(limit, "limit")
         return await self._run(self._statements.sweep, limit)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Literal, TypeVar, TypeVarTuple
 
+from idempo._checks import check_limit
 from idempo._time import seconds
 from idempo.errors import IdempotencyError, StoreError
 from idempo.records import Claim, Key, Record
@@ -160,6 +161,7 @@ class SqliteStore(Records):
         Claims sweep too: one acquired claim in 64 removes up to 256 expired rows. The file does not get smaller by it;
         SQLite uses the room again.
         """
+        check_limit(limit, "limit")
         now = self._now()
         self._removing(self._reading(self._table.newest_expired, now, limit))
         return self._writing(self._table.sweep, now, limit)

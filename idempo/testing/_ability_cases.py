@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -135,6 +135,19 @@ class AbilityCases(Case):
             assert subject.get(other) is not None, f"{other!r} went with {self.namespace!r}"
         assert store.purge(self.namespace) == 0
         assert subject.complete(self.key("running"), owner="owner-a", outcome=b"", ttl=LONG) is False
+
+    def test_sweep_refuses_what_is_no_number_of_records(self, subject: Store) -> None:
+        """Behaviour 52: before anything is removed; "-1" would be all to some servers."""
+        store = _with(subject, SweepableStore)
+        refused: list[tuple[Any, type[Exception]]] = [
+            (0, ValueError),
+            (-1, ValueError),
+            ("3", TypeError),
+            (2.5, TypeError),
+        ]
+        for limit, error in refused:
+            with pytest.raises(error):
+                store.sweep(limit)
 
     def test_sweep_removes_expired_records_in_bounded_batches(self, subject: Store) -> None:
         """Behaviour 52: and never one that has not expired."""
