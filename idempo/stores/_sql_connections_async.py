@@ -121,7 +121,7 @@ class AsyncConnections(Forkable):
             except self._errors as error:
                 trouble = trouble_of(error)
                 in_time = time.monotonic() - started < self._timeout
-                kept = trouble is not Trouble.CUT and await lane.settle()
+                kept = trouble not in (Trouble.CUT, Trouble.SILENT) and await lane.settle()
                 if trouble is Trouble.AGAIN and in_time:
                     tries += 1
                     script = script if cuts else None  # to be told that an answer was lost, it goes on

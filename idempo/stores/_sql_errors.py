@@ -17,6 +17,10 @@ class Trouble(enum.Enum):
     """Others were in the way (deadlock, serialization failure, lock): nothing was done, and it may be tried again."""
     CUT = enum.auto()
     """The connection is gone, and whether the statement was executed is not known."""
+    SILENT = enum.auto()
+    """There was no answer in time, or nobody there who would give one."""
+    LARGE = enum.auto()
+    """The statement, and so the outcome in it, is larger than the server takes."""
     FULL = enum.auto()
     """There is no room left."""
     ABSENT = enum.auto()
@@ -66,6 +70,9 @@ _NUMBERS: Final = {
     2014: Trouble.CUT,
     2055: Trouble.CUT,
     4031: Trouble.CUT,
+    1153: Trouble.LARGE,
+    2002: Trouble.SILENT,
+    2003: Trouble.SILENT,
     1021: Trouble.FULL,
     1114: Trouble.FULL,
     1146: Trouble.ABSENT,
@@ -91,6 +98,8 @@ def trouble_of(error: BaseException) -> Trouble:
         return Trouble.AGAIN
     if isinstance(error, sqlite3.Error):
         return _sqlite(error)
+    if isinstance(error, TimeoutError) or type(error).__name__ == "ConnectionTimeout":  # the latter is psycopg's
+        return Trouble.SILENT
     number = error.args[0] if error.args else 0
     if isinstance(number, int):  # before the next: MySQL's drivers give a state as well, and it says less
         return _NUMBERS.get(number, Trouble.OTHER)
@@ -113,10 +122,12 @@ def _sqlite(error: sqlite3.Error) -> Trouble:
     return Trouble.OTHER if code is None else _SQLITE.get(code & 0xFF, Trouble.OTHER)  # the rest tells a variant
 
 
-def translated(error: BaseException, table: str, key: Key | None) -> IdempotencyError:
+def translated(error: BaseException, table: str, key: Key | None) -> IdempotencyError:  # noqa: PLR0911 (one a kind)
     """Return an error of a driver's as one of ours."""
     trouble = trouble_of(error)
-    told = str(error).strip()
+    told = str(error).strip() or type(error).__name__
+    if trouble is Trouble.CUT and "timed out" in told:  # PyMySQL's own words
+        trouble = Trouble.SILENT
     match trouble:
         case Trouble.ABSENT:
             return StoreError(
@@ -131,7 +142,15 @@ def translated(error: BaseException, table: str, key: Key | None) -> Idempotency
         case Trouble.AGAIN:
             return StoreError(f"others were in the way for too long: {told}", key=key)
         case Trouble.CUT:
-            return StoreError(f"the connection to the database was lost: {told}", key=key)
+            return StoreError(f"the connection to the database was lost, or not to be had: {told}", key=key)
+        case Trouble.SILENT:
+            return StoreError(f"the database did not answer in time, or cannot be reached: {told}", key=key)
+        case Trouble.LARGE:
+            return StoreError(
+                f"the database takes no statement as large as this outcome's ({told}): give the store a "
+                "largest_outcome, less than half of the server's max_allowed_packet",
+                key=key,
+            )
         case Trouble.POOLED:
             return StoreError(
                 f"{told}: behind a pooler that knows no prepared statements, make the engine with "

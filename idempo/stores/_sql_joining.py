@@ -283,7 +283,8 @@ class JoiningSqlAlchemyStore:
     blocking: Final = True
     shared: Final = True
 
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, largest_outcome: int | None = None) -> None:
+        self.largest_outcome = largest_outcome
         self._transaction = transaction
         self._statements = transaction.server.statements
 

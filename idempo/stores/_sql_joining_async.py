@@ -57,7 +57,8 @@ class AsyncJoiningSqlAlchemyStore:
     blocking: Final = True
     shared: Final = True
 
-    def __init__(self, caller: AsyncCaller, transaction: Transaction) -> None:
+    def __init__(self, caller: AsyncCaller, transaction: Transaction, largest_outcome: int | None = None) -> None:
+        self.largest_outcome = largest_outcome
         self._caller = caller
         self._transaction = transaction
         self._statements = transaction.server.statements

@@ -17,7 +17,7 @@ except ImportError as error:  # pragma: no cover  # the tests have it
     raise ImportError("PostgreSQL needs psycopg: pip install 'idempo[postgresql]'") from error
 
 ERRORS = (psycopg.Error, OSError)
-"""What a statement can raise; OSError includes the TimeoutError of a server that does not answer."""
+"""What a statement can raise."""
 
 
 def _bounded(work: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
@@ -28,7 +28,8 @@ def _bounded(work: Generator[Any, Any, Any], seconds: float) -> Generator[Any, A
         while True:
             ready = yield wanted
             if not ready and time.monotonic() > deadline:
-                raise TimeoutError(f"the server did not answer within {seconds:g} s")
+                # Of psycopg's own kind: its waits for coroutines take an OSError for a socket that was closed.
+                raise psycopg.errors.ConnectionTimeout(f"the server did not answer within {seconds:g} s")
             wanted = work.send(ready)
     except StopIteration as stop:
         return stop.value

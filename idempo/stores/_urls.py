@@ -48,7 +48,14 @@ FAMILIES: Final[Mapping[str, Family]] = {
             "sqlite+pysqlite",
             "sqlite+aiosqlite",
         ),
-        {"table": _TEXT, "schema": _TEXT, "max_connections": int, "timeout": float, "notify": _flag},
+        {
+            "table": _TEXT,
+            "schema": _TEXT,
+            "max_connections": int,
+            "timeout": float,
+            "notify": _flag,
+            "largest_outcome": int,
+        },
     ),
     "nats": Family(
         ("nats",),

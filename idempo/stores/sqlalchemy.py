@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["AsyncJoiningSqlAlchemyStore", "AsyncSqlAlchemyStore", "JoiningSqlAlchemyStore", "SqlAlchemyStore"]
 
 
+# Bytes. PyMySQL and asyncmy write up to two for one, and MariaDB's max_allowed_packet is 16 MiB unless it is set.
+_LARGEST: Final = {"mysql": 8_000_000, "mariadb": 8_000_000}
+
+
 class _Both:
     """What the two stores have in common that is no I/O."""
 
@@ -44,6 +48,7 @@ class _Both:
         max_connections: int,
         timeout: float | timedelta,
         clock: Callable[[], float],
+        largest_outcome: int | None,
     ) -> None:
         self._engine = engine
         self._clock = clock
@@ -54,6 +59,11 @@ class _Both:
         if max_connections < 1:
             raise ValueError(f"max_connections must be at least 1, not {max_connections}")
         self._timeout = seconds(timeout, "timeout")
+        if largest_outcome is not None:
+            check_limit(largest_outcome, "largest_outcome")
+        else:
+            largest_outcome = _LARGEST.get(engine.dialect.name) if hasattr(engine, "dialect") else None
+        self.largest_outcome: int | None = largest_outcome
 
     @property
     def table(self) -> sa.Table:
@@ -95,6 +105,9 @@ class SqlAlchemyStore(_Both):
         notify: For PostgreSQL alone: whether waiters are told of a change by LISTEN and NOTIFY, over one connection
             more while somebody waits. Where false, as it must be behind a pooler that shares connections between
             transactions, they poll with backoff.
+        largest_outcome: The largest outcome that is sent, in bytes; a larger one becomes a *lost* one. By default
+            8,000,000 on MariaDB and MySQL, where it must be less than half of the server's ``max_allowed_packet``, and
+            any elsewhere.
         clock: For SQLite alone, which has no server: gives seconds since 1970. All processes must agree about it.
 
     Raises:
@@ -113,9 +126,10 @@ class SqlAlchemyStore(_Both):
         max_connections: int = 10,
         timeout: float | timedelta = 10.0,
         notify: bool = True,
+        largest_outcome: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(engine, table, schema, max_connections, timeout, clock)
+        super().__init__(engine, table, schema, max_connections, timeout, clock, largest_outcome)
         parts = sync_parts(engine, self.table, timeout=self._timeout, clock=clock, notify=notify)
         self._statements = parts.statements
         self._connections = Connections(
@@ -175,7 +189,9 @@ class SqlAlchemyStore(_Both):
             TypeError: It is neither.
             ValueError: It is in no transaction, or of another database.
         """
-        return JoiningSqlAlchemyStore(self._transaction(caller_of(connection_or_session), lock_timeout))
+        return JoiningSqlAlchemyStore(
+            self._transaction(caller_of(connection_or_session), lock_timeout), self.largest_outcome
+        )
 
     def claim(
         self,
@@ -250,9 +266,10 @@ class AsyncSqlAlchemyStore(_Both):
         max_connections: int = 10,
         timeout: float | timedelta = 10.0,
         notify: bool = True,
+        largest_outcome: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(engine, table, schema, max_connections, timeout, clock)
+        super().__init__(engine, table, schema, max_connections, timeout, clock, largest_outcome)
         # Here, and not above: greenlet, which it needs, is no need of the plain store's.
         from idempo.stores._sql_connections_async import AsyncConnections
 
@@ -301,7 +318,9 @@ class AsyncSqlAlchemyStore(_Both):
         so the whole transaction.
         """
         caller = async_caller_of(connection_or_session)
-        return AsyncJoiningSqlAlchemyStore(caller, self._transaction(sync_caller_of(caller), lock_timeout))
+        return AsyncJoiningSqlAlchemyStore(
+            caller, self._transaction(sync_caller_of(caller), lock_timeout), self.largest_outcome
+        )
 
     async def claim(
         self,

@@ -107,7 +107,7 @@ def test_a_store_that_first_connects_to_a_sleeping_server_gives_up(servers: Serv
     """Behaviour 48: and connects when it is awake."""
     server = server_of(servers, kind)
     database = Database(kind, server.url)
-    store = database.store(timeout=0.3)
+    store = database.store(timeout=1)
     server.pause()
     try:
         assert in_time(lambda: claimed(store, key())).key == key()
@@ -142,7 +142,7 @@ def test_a_connection_that_the_applications_function_makes_is_limited_once_it_is
     connect = functools.partial(plain.dialect.connect, *plain.dialect.create_connect_args(database.url)[0])
     params = plain.dialect.create_connect_args(database.url)[1]
     engine = database.engine(creator=lambda: connect(**params), poolclass=NullPool)
-    with SqlAlchemyStore(engine, table=database.table, timeout=0.3) as store:
+    with SqlAlchemyStore(engine, table=database.table, timeout=1) as store:
         assert claimed(store, key("warm")).acquired
         server.pause()
         try:
@@ -157,7 +157,7 @@ def test_a_server_that_slept_answers_late_and_the_same_owner_wins(servers: Serve
     """Behaviour 48: the first answer is given up, and asked for again; the claim stands once."""
     server = server_of(servers, kind)
     database = Database(kind, server.url)
-    store, patient = database.store(timeout=0.3), database.store(timeout=PATIENCE)
+    store, patient = database.store(timeout=1), database.store(timeout=PATIENCE)
     Idempotency(store, namespace="asleep").run("warm", dict)
     patient.get(key("warm"))
     with ThreadPoolExecutor(1) as pool:
@@ -184,7 +184,7 @@ def test_coroutines_give_up_a_server_that_sleeps(servers: Servers, kind: str) ->
     database = Database(kind, server.url)
 
     async def main() -> None:
-        async with database.async_store(timeout=0.3) as store, database.async_store(timeout=0.3) as cold:
+        async with database.async_store(timeout=1) as store, database.async_store(timeout=1) as cold:
             await store.claim(key("warm"), owner="owner-a", fingerprint=None, lease=60, ttl=60)
             server.pause()
             try:
