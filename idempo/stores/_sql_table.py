@@ -118,9 +118,13 @@ def check(connection: sa.Connection, table: sa.Table) -> bool:
     if found != set(table.columns.keys()):
         raise RecordError(
             f"table {table.name} was not made by idempo, or by another version of it: it has the columns "
-            f"{', '.join(sorted(found))}"
+            f"{', '.join(sorted(found))}{_hint(connection.dialect.name)}"
         )
     return True
+
+
+def _hint(database: str) -> str:
+    return " (a SqliteStore's in the same file is another: give each a table=)" if database == "sqlite" else ""
 
 
 def _create(connection: sa.Connection, table: sa.Table) -> None:

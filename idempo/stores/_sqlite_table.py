@@ -176,7 +176,7 @@ class Table:
         if found and found != _COLUMNS:
             raise RecordError(
                 f"table {self.name} was not made by idempo, or by another version of it: it has the columns "
-                f"{', '.join(map(str, found))}"
+                f"{', '.join(map(str, found))} (a SqlAlchemyStore's in the same file is another: give each a table=)"
             )
         return bool(found)
 
