@@ -43,8 +43,8 @@ def store_from_url(url: str, **options: Any) -> ClosableStore:
 def async_store_from_url(url: str, **options: Any) -> ClosableStore | AsyncClosableStore:
     """Make the store for coroutines from a URL: an `AsyncStore` where there is one for its scheme.
 
-    Of the others (``memory``, ``sqlite``, ``memcached``) it makes the same as `store_from_url`, which serves coroutines too. All of
-    them are left by ``async with``, or by ``await store.aclose()``.
+    Of the others (``memory``, ``sqlite``, ``memcached``) it makes the same as `store_from_url`, which serves coroutines
+    too. All of them are left by ``async with``, or by ``await store.aclose()``.
 
     Args:
         url: See `store_from_url`.
