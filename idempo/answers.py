@@ -258,27 +258,27 @@ def lease_lost(
     return error
 
 
-def completed(flight: Flight, kind: EventKind, *, stored: bool | None) -> Any:
+def completed(flight: Flight, kind: EventKind, *, stored: bool | Exception) -> Any:
     """Return the value of a finished function, once it was tried to store it.
 
     Args:
         flight: The call.
         kind: The event to tell when the outcome stands.
-        stored: Whether it stands; None where the store did not answer while the lease lived.
+        stored: Whether it stands; the store's last error where it did not take it while the lease lived.
 
     Raises:
         ResultNotStoredError: It does not stand yet.
         LeaseLostError: It does not stand.
     """
-    if stored:
-        flight.terms.teller.tell(kind, flight.key, flight.attempt, time.monotonic() - flight.asked_at)
-    elif stored is None:
+    if isinstance(stored, Exception):
         if flight.terms.policy.store_errors == "raise":
             raise ResultNotStoredError(
                 "the function ran, but the store did not take its outcome; it is offered again while we live",
                 key=flight.key,
                 result=flight.value,
-            )
+            ) from stored
+    elif stored:
+        flight.terms.teller.tell(kind, flight.key, flight.attempt, time.monotonic() - flight.asked_at)
     elif flight.attempt:  # else nothing was ever claimed
         raise lease_lost(flight)
     return flight.value

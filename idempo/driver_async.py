@@ -300,8 +300,8 @@ class AsyncDriver:
         stored = await self._store_outcome(flight, outcome)
         return answers.completed(flight, kind, stored=stored)
 
-    async def _store_outcome(self, flight: Flight, outcome: bytes) -> bool | None:
-        """Say whether the outcome stands; None when the store did not answer while the lease lived."""
+    async def _store_outcome(self, flight: Flight, outcome: bytes) -> bool | Exception:
+        """Say whether the outcome stands; the store's last error where it did not take it while the lease lived."""
         if flight.forked:
             flight.phase = Phase.ENDED
             return False
@@ -319,7 +319,7 @@ class AsyncDriver:
                 self._terms.teller.tell(EventKind.STORE_FAILED, flight.key, flight.attempt, error=error)
                 offering = self._renewer().offer(flight, outcome)
                 self._hub.flights.finish(flight, None, outcome=outcome, offering=offering)
-                return None
+                return error
             if stored or not flight.attempt:  # unguarded, it holds nothing that could be lost
                 self._hub.flights.finish(flight, None, outcome=outcome)
             else:
@@ -378,7 +378,7 @@ class AsyncDriver:
         end = after_error(error, terms.policy)
         if end is End.COMPLETE:
             outcome, kind = answers.encode_error(flight, error)
-            if await self._store_outcome(flight, outcome):
+            if await self._store_outcome(flight, outcome) is True:
                 terms.teller.tell(kind, key, flight.attempt, error=error)
             return
         for last in (False, True):

@@ -160,6 +160,7 @@ def test_an_outcome_is_offered_until_the_store_is_back(switched: Switched, polic
         with pytest.raises(ResultNotStoredError) as caught:
             guard.run("k", switched.effect, 5)
         assert (caught.value.result, caught.value.key) == ("run 1", KEY)
+        assert isinstance(caught.value.__cause__, StoreError)  # one sees why
     else:
         assert guard.run("k", switched.effect, 5) == "run 1"
     claims = switched.store.count("claim")
