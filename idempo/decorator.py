@@ -90,7 +90,7 @@ def idempotent(
 
     def decorate(target: Any) -> Any:
         where = MemoryStore() if store is None else store
-        name = namespace_of(target, namespace, own=store is None, shared=getattr(where, "shared", True))
+        name = namespace_of(target, namespace, where, own=store is None)
         return wrap(target, where, name, made, seal=None, **options)
 
     return decorate if fn is None else decorate(fn)

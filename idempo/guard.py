@@ -249,8 +249,7 @@ class Idempotency:
         prefixed = self.namespace != DEFAULT_NAMESPACE
 
         def decorate(target: Any) -> Any:
-            shared = getattr(self.store, "shared", True)
-            name = namespace_of(target, namespace, own=False, shared=shared, prefixed=prefixed)
+            name = namespace_of(target, namespace, self.store, own=False, prefixed=prefixed)
             wrapper = wrap(
                 target,
                 self.store,

@@ -143,17 +143,33 @@ async def run_unguarded_async(key: Key, fn: Callable[..., Any], args: tuple[Any,
         current.reset(reset)
 
 
-def namespace_of(fn: Any, given: str | None, *, own: bool, shared: bool, prefixed: bool = False) -> str:
+def refuse_other_colour(fn: Any, store: AnyStore) -> None:
+    """Refuse a plain function on a store of coroutines.
+
+    Raises:
+        TypeError: It is one.
+    """
+    refuse_generators(fn)
+    if is_async(store) and not is_coroutine_function(fn):
+        raise TypeError(f"{_name_of(fn)} is a plain function, and its store an AsyncStore: give it a sync store")
+
+
+def namespace_of(fn: Any, given: str | None, store: AnyStore, *, own: bool, prefixed: bool = False) -> str:
     """Return a function's namespace, or refuse one that other functions or processes could share by accident."""
+    refuse_other_colour(fn, store)  # before a namespace is asked for, which would not help
     if given is not None:
         return check_namespace(given)
+    shared = getattr(store, "shared", True)
     module, name = getattr(fn, "__module__", "") or "", _name_of(fn)
     if not own and "<lambda>" in name:
         raise TypeError("a lambda on a store that is not its own must be given a namespace")
     if not own and not hasattr(fn, "__qualname__"):  # it would share its class's with all others
         raise TypeError(f"this {name} has no name of its own: where the store is not, it must be given a namespace")
     if shared and "<locals>" in name:
-        raise TypeError(f"{name} is made inside a function: on a shared store it must be given a namespace")
+        raise TypeError(
+            f"{name} is made inside a function: on a shared store it must be given a namespace of its own, as in"
+            " @guard.idempotent(namespace=...); its guard's is not enough"
+        )
     if shared and module == "__main__" and not prefixed:
         raise TypeError(f"{name} is of __main__: on a shared store it, or its guard, must be given a namespace")
     return check_namespace(f"{module}.{name}")
@@ -188,8 +204,7 @@ def wrap(
     resolve = compile_call(
         fn, key=key, payload=payload, ignore=ignore, fingerprinter=digests(fingerprinter), namespace=namespace
     )
-    if is_async(store) and not is_coroutine:
-        raise TypeError(f"{_name_of(fn)} is a plain function, and its store an AsyncStore: give it a sync store")
+    refuse_other_colour(fn, store)
     if not is_coroutine and inspect.iscoroutinefunction(policy.probe):
         raise TypeError(f"the probe of {_name_of(fn)} is a coroutine function, and the function a plain one")
     terms = make_terms(store, policy=policy, codec=codec, seal=seal, observers=observers, returns=return_annotation(fn))

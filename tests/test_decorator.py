@@ -309,7 +309,11 @@ def test_what_is_no_function_is_refused(fn: Any) -> None:
 def test_a_plain_function_on_an_async_store_is_refused() -> None:
     """It could not wait for it."""
     store = AsyncCasStore(AsyncDictBackend(DictBackend()))
-    for fn in (charge, functools.partial(charge, "a")):
+
+    def inner(order_id: str) -> str:  # a namespace, which it has not, would not help it
+        return order_id
+
+    for fn in (charge, functools.partial(charge, "a"), inner):
         with pytest.raises(TypeError, match="is a plain function, and its store an AsyncStore"):
             idempotent(key="amount", store=store, namespace="orders")(fn)
     guarded: Any = idempotent(key="order_id", store=store)(charge_async)
@@ -433,7 +437,10 @@ def test_a_function_made_inside_a_function_needs_a_namespace_on_a_shared_store(s
         return order_id
 
     for way in (idempotent(store=shared), Idempotency(shared, namespace="billing").idempotent):
-        with pytest.raises(TypeError, match=r"inner is made inside a function: .* must be given a namespace"):
+        with pytest.raises(
+            TypeError,
+            match=r"made inside a function: .* a namespace of its own, .*guard's is not",
+        ):
             way(inner)
     assert idempotent(store=shared, namespace="orders")(inner)("a") == "a"
     assert Idempotency(shared).idempotent(namespace="orders")(inner)("a") == "a"
