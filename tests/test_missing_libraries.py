@@ -71,3 +71,24 @@ except ImportError as error:
     scheme = url.partition(":")[0]
     printed = run_without(library, program, url)
     assert printed == f'{scheme}:// needs {library}: pip install "idempo[{extra}]"\n'
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "extra"),
+    [
+        ("pymemcache", "memcached", "memcached"),
+        ("nats", "nats", "nats"),
+        ("sqlalchemy", "sqlalchemy", "sqlalchemy"),
+        ("psycopg", "_sql_psycopg", "postgresql"),
+    ],
+)
+def test_a_store_whose_library_is_missing_names_the_extra(library: str, module: str, extra: str) -> None:
+    """In a form that every shell takes."""
+    program = """
+from importlib import import_module
+try:
+    import_module(f"idempo.stores.{sys.argv[1]}")
+except ImportError as error:
+    print(error)
+"""
+    assert run_without(library, program, module).endswith(f': pip install "idempo[{extra}]"\n')

@@ -14,7 +14,7 @@ try:
     import psycopg
     from psycopg.rows import tuple_row
 except ImportError as error:  # pragma: no cover  # the tests have it
-    raise ImportError("PostgreSQL needs psycopg: pip install 'idempo[postgresql]'") from error
+    raise ImportError('PostgreSQL needs psycopg: pip install "idempo[postgresql]"') from error
 
 ERRORS = (psycopg.Error, OSError)
 """What a statement can raise."""

@@ -14,7 +14,7 @@ try:
     from sqlalchemy.exc import SQLAlchemyError as DatabaseError
     from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment
 except ImportError as error:  # pragma: no cover  # the tests have it
-    raise ImportError("idempo.stores.sqlalchemy needs SQLAlchemy: pip install 'idempo[sqlalchemy]'") from error
+    raise ImportError('idempo.stores.sqlalchemy needs SQLAlchemy: pip install "idempo[sqlalchemy]"') from error
 
 __all__ = ["DatabaseError", "check", "create", "ddl", "quoted", "records_table"]
 
