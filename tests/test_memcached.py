@@ -69,6 +69,20 @@ def test_a_client_that_would_do_harm_is_refused(make: Any) -> None:
             MemcachedStore(RetryingClient(make(NOWHERE, **options)))
 
 
+@pytest.mark.parametrize("option", ["connect_timeout", "timeout"])
+@pytest.mark.parametrize("value", [0, -1.5])
+def test_a_client_that_waits_for_no_answer_is_refused(option: str, value: float) -> None:
+    """It would fail every call, or block for ever."""
+    client = PooledClient(NOWHERE, **{**BOUNDED, option: value})
+    with pytest.raises(ValueError, match=rf"the client's {option} must be more than 0 seconds, not {value:g}"):
+        MemcachedStore(client)
+
+
+def test_a_store_is_shown_by_its_client_and_prefix() -> None:
+    """Not by where the client connects to."""
+    assert repr(MemcachedStore(PooledClient(NOWHERE, **BOUNDED))) == "MemcachedStore(PooledClient, prefix='idempo-')"
+
+
 def test_what_is_no_client_is_refused() -> None:
     """A typed error, that says what is meant."""
     good = Client(NOWHERE, **BOUNDED)

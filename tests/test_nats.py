@@ -609,3 +609,27 @@ def test_few_rights_are_enough(servers: Servers, tmp_path: Path, *, watches: boo
     with SyncNatsStore(server.url, "shop", prefix="theirs.", connect=mine, timeout=0.5) as store:
         with pytest.raises(StoreError):
             Idempotency(store, namespace="n").run("k", pytest.fail)
+
+
+# What is wrong, when a store is made
+
+
+@pytest.mark.parametrize("make", [NatsStore.at, SyncNatsStore])
+def test_servers_and_buckets_that_cannot_be_are_refused_at_once(make: Callable[..., Any]) -> None:
+    """Not by the first call."""
+    for bucket in ("bad name", "a/b", "a.b", "", "a*"):
+        with pytest.raises(ValueError, match="bucket must be letters, digits, - and _"):
+            make("nats://localhost", bucket)
+    with pytest.raises(TypeError, match="bucket must be a name, not int"):
+        make("nats://localhost", 5)
+    for servers in (5, [], [5], b"nats://localhost"):
+        with pytest.raises(TypeError, match="servers must be a URL, or several in a list"):
+            make(servers)
+
+
+def test_a_store_is_shown_by_its_bucket_and_prefix() -> None:
+    """Not by its servers, whose URLs may hold a password."""
+    servers = "nats://user:secret@localhost"
+    assert repr(NatsStore.at(servers)) == "NatsStore('idempo', prefix='idempo.')"
+    with SyncNatsStore(servers, "orders") as store:
+        assert repr(store) == "SyncNatsStore('orders', prefix='idempo.')"

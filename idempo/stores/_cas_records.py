@@ -157,7 +157,7 @@ class Book:
             raise TypeError(f"max_watched must be a number of keys, not {type(max_watched).__name__}")
         if max_watched < 1:
             raise ValueError(f"max_watched must be at least 1, not {max_watched}")
-        self._prefix = prefix
+        self.prefix = prefix
         self._clock = clock
         self._wall_clock = wall_clock
         self._lasting = lasting_revisions
@@ -173,7 +173,7 @@ class Book:
         """Return the backend's key: the prefix and 64 hexadecimal digits, whatever the texts."""
         namespace = key.namespace.encode("utf-8", "surrogatepass")
         value = key.value.encode("utf-8", "surrogatepass")
-        return self._prefix + sha256(b"%d:%b%b" % (len(namespace), namespace, value)).hexdigest()
+        return self.prefix + sha256(b"%d:%b%b" % (len(namespace), namespace, value)).hexdigest()
 
     def own(self, name: str, owner: str) -> Found | None:
         """Return the claim that this client itself wrote for the owner, if it may still stand: it saves a read.

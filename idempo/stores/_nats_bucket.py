@@ -19,7 +19,7 @@ try:
     from nats.js import JetStreamContext, api
     from nats.js.kv import KeyValue
 except ImportError as error:  # pragma: no cover  # the test environments have it
-    raise ImportError("idempo.stores.nats needs nats-py: install idempo[nats]") from error
+    raise ImportError('idempo.stores.nats needs nats-py: pip install "idempo[nats]"') from error
 
 from idempo.errors import StoreError, StoreFullError
 

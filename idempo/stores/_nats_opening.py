@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,11 +13,15 @@ from typing import Any, Final, Protocol
 from idempo.errors import StoreError
 from idempo.stores._nats_bucket import FAILURES, Bucket, KeyValue, failed, judge, one_try, open_bucket, persistently
 
+_BUCKET: Final = re.compile("[-_a-zA-Z0-9]+")
 _PAUSE: Final = 0.25  # seconds between two openings at least, however many calls want one
 
 
 class Opener(Protocol):
     """Comes to a bucket on the running event loop."""
+
+    name: str
+    """The bucket's."""
 
     async def open(self) -> KeyValue:
         """Return the bucket."""
@@ -36,6 +41,7 @@ class Given:
 
     def __init__(self, bucket: KeyValue) -> None:
         self._bucket = bucket
+        self.name = str(bucket._name)
         self._loop: weakref.ReferenceType[asyncio.AbstractEventLoop] | None = None
 
     async def open(self) -> KeyValue:
@@ -81,8 +87,15 @@ class Connecting:
         timeout: float,
         connect: Mapping[str, Any],
     ) -> None:
-        self._servers = [servers] if isinstance(servers, str) else list(servers)
-        self._bucket = bucket
+        several = isinstance(servers, Sequence) and not isinstance(servers, bytes)
+        self._servers = [servers] if isinstance(servers, str) else list(servers) if several else []
+        if not self._servers or not all(isinstance(server, str) for server in self._servers):
+            raise TypeError(f"servers must be a URL, or several in a list, not {type(servers).__name__}")
+        if not isinstance(bucket, str):
+            raise TypeError(f"bucket must be a name, not {type(bucket).__name__}")
+        if not _BUCKET.fullmatch(bucket):
+            raise ValueError(f"bucket must be letters, digits, - and _, not {bucket!r}")
+        self.name = bucket
         self._create = create
         self._replicas = replicas
         self._timeout = timeout
@@ -109,7 +122,7 @@ class Connecting:
                 await client.connect(servers=self._servers, **options)
                 js = client.jetstream(timeout=one_try(self._timeout))
                 bucket, _ = await persistently(
-                    lambda: open_bucket(js, self._bucket, create=self._create, replicas=self._replicas), self._timeout
+                    lambda: open_bucket(js, self.name, create=self._create, replicas=self._replicas), self._timeout
                 )
                 return bucket
         except FAILURES as error:
@@ -145,6 +158,7 @@ class LazyBucket:
 
     def __init__(self, opener: Opener, timeout: float) -> None:
         self._opener = opener
+        self.name = opener.name
         self._timeout = timeout
         self._opened: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[tuple[KeyValue, Bucket]]] = (
             weakref.WeakKeyDictionary()

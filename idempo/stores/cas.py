@@ -125,6 +125,9 @@ class CasStore:
         self.blocking: bool = getattr(backend, "blocking", True)
         self.shared: bool = getattr(backend, "shared", True)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(<{type(self._backend).__name__}>, prefix={self._book.prefix!r})"
+
     def claim(
         self,
         key: Key,
@@ -240,6 +243,9 @@ class AsyncCasStore:
         self._book = _book(backend, prefix, clock, wall_clock, max_watched)
         self.exact_expiry = False
         self.shared: bool = getattr(backend, "shared", True)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(<{type(self._backend).__name__}>, prefix={self._book.prefix!r})"
 
     async def claim(
         self,

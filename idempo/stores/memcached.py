@@ -1,4 +1,4 @@
-"""Records in memcached, by pymemcache. Install it with the extra: ``pip install idempo[memcached]``."""
+"""Records in memcached, by pymemcache. Install it with the extra: ``pip install "idempo[memcached]"``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ try:
     from pymemcache.pool import ObjectPool
     from pymemcache.serde import LegacyWrappingSerde
 except ImportError as error:  # pragma: no cover  # the test environments have it
-    raise ImportError("idempo.stores.memcached needs pymemcache: install idempo[memcached]") from error
+    raise ImportError('idempo.stores.memcached needs pymemcache: pip install "idempo[memcached]"') from error
 
 from idempo._fork import forks, new_lock
 from idempo.errors import StoreError, StoreFullError
@@ -88,6 +88,10 @@ class MemcachedStore(CasStore):
         )
         _check_prefix(prefix, inner)
         self.largest_outcome: int = largest_outcome
+        self._client_name = type(client).__name__
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._client_name}, prefix={self._book.prefix!r})"
 
 
 class _Backend:
@@ -259,6 +263,8 @@ def _check(member: Client | PooledClient) -> None:
     for option in ("connect_timeout", "timeout"):
         if getattr(member, option) is None:
             raise ValueError(f"the client has no {option}, and would wait for ever: give it one, in seconds")
+        if getattr(member, option) <= 0:
+            raise ValueError(f"the client's {option} must be more than 0 seconds, not {getattr(member, option):g}")
     if member.ignore_exc:
         raise ValueError("a client with ignore_exc=True takes errors for absence, and operations would run again")
 

@@ -1,4 +1,4 @@
-"""Records in a JetStream key-value bucket, by nats-py. Install it with the extra: ``pip install idempo[nats]``."""
+"""Records in a JetStream key-value bucket, by nats-py. Install it with the extra: ``pip install "idempo[nats]"``."""
 
 from __future__ import annotations
 
@@ -125,6 +125,9 @@ class NatsStore(AsyncCasStore):
             )
         self.largest_outcome: int = largest_outcome
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._lazy.name!r}, prefix={self._book.prefix!r})"
+
     @staticmethod
     async def create_bucket(
         js: JetStreamContext, name: str = "idempo", *, replicas: int = 1, max_bytes: int | None = None
@@ -220,6 +223,9 @@ class SyncNatsStore:
         self._store = store
         self._thread = LoopThread("idempo-nats", _STEPS * seconds(timeout, "timeout"), store.aclose)
         self.largest_outcome: int = store.largest_outcome
+
+    def __repr__(self) -> str:
+        return repr(self._store).replace("NatsStore", type(self).__name__, 1)
 
     def claim(
         self,
