@@ -107,6 +107,26 @@ def check_limit(limit: object, name: str) -> None:
         raise ValueError(f"{name} must be at least 1, not {limit}")
 
 
+def check_flag(flag: object, name: str) -> None:
+    """Refuse what is neither True nor False: "no" would count as true.
+
+    Raises:
+        TypeError: It is no bool.
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False, not {type(flag).__name__}")
+
+
+def check_clock(clock: object, name: str = "clock") -> None:
+    """Refuse what cannot be asked for the time.
+
+    Raises:
+        TypeError: It cannot be called.
+    """
+    if not callable(clock):
+        raise TypeError(f"{name} must be a function that gives seconds, not {type(clock).__name__}")
+
+
 def refuse_unknown(given: Iterable[str], of: str) -> None:
     """Refuse an option that is none of a policy's.
 

@@ -621,8 +621,10 @@ def test_options_are_checked_when_the_store_is_made(server: DictBackend) -> None
     options: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"prefix": b"x"}, TypeError, "prefix must be a text"),
         ({"max_watched": 0}, ValueError, "max_watched must be at least 1"),
-        ({"max_watched": 1.5}, TypeError, "max_watched must be a number of keys, not float"),
-        ({"max_watched": True}, TypeError, "max_watched must be a number of keys, not bool"),
+        ({"max_watched": 1.5}, TypeError, "max_watched must be a whole number, not float"),
+        ({"max_watched": True}, TypeError, "max_watched must be a whole number, not bool"),
+        ({"clock": 3}, TypeError, "clock must be a function that gives seconds, not int"),
+        ({"wall_clock": 3}, TypeError, "wall_clock must be a function that gives seconds, not int"),
     ]
     for wrong, error, words in options:
         with pytest.raises(error, match=words):

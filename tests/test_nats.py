@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -288,10 +289,14 @@ def test_bad_arguments_are_refused_before_anything_is_sent(nats_url: str) -> Non
             ({"timeout": 0}, ValueError),
             ({"timeout": "soon"}, TypeError),
             ({"max_watched": 0}, ValueError),
+            ({"create": "no"}, TypeError),
+            ({"replicas": True}, TypeError),
+            ({"replicas": 0}, ValueError),
+            ({"clock": 3}, TypeError),
         ):
             with pytest.raises(error):
                 make(nowhere, **options)  # type: ignore[arg-type]
-        make(nowhere, prefix="x" * 100)
+        make(nowhere, prefix="x" * 100, timeout=timedelta(seconds=1))
         make([nowhere], prefix="")
 
 

@@ -94,6 +94,9 @@ def test_a_driver_that_is_not_known_is_refused(engine: sa.Engine, monkeypatch: p
         ({"schema": "a.b"}, ValueError, "schema must be a name"),
         ({"max_connections": 0}, ValueError, "at least 1"),
         ({"max_connections": 1.5}, TypeError, "whole number"),
+        ({"max_connections": True}, TypeError, "whole number, not bool"),
+        ({"notify": "no"}, TypeError, "notify must be True or False, not str"),
+        ({"clock": 3}, TypeError, "clock must be a function that gives seconds, not int"),
         ({"timeout": -1}, ValueError, "timeout"),
     ],
 )

@@ -123,6 +123,8 @@ def test_options_are_checked_when_the_store_is_made(path: Path) -> None:
         SqliteStore(path, synchronous=cast("Any", "OFF"))
     with pytest.raises(ValueError, match="busy_timeout"):
         SqliteStore(path, busy_timeout=-1)
+    with pytest.raises(TypeError, match="clock must be a function that gives seconds, not int"):
+        SqliteStore(path, clock=cast("Any", 3))
     assert not path.exists()
 
 

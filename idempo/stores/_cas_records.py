@@ -15,6 +15,7 @@ from zlib import crc32
 
 import attrs
 
+from idempo._checks import check_clock, check_limit
 from idempo._fork import new_lock
 from idempo.errors import RecordError, StoreError
 from idempo.records import Claim, Key, Record, State
@@ -153,10 +154,9 @@ class Book:
     ) -> None:
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a text, not {type(prefix).__name__}")
-        if isinstance(max_watched, bool) or not isinstance(max_watched, int):
-            raise TypeError(f"max_watched must be a number of keys, not {type(max_watched).__name__}")
-        if max_watched < 1:
-            raise ValueError(f"max_watched must be at least 1, not {max_watched}")
+        check_limit(max_watched, "max_watched")
+        check_clock(clock)
+        check_clock(wall_clock, "wall_clock")
         self.prefix = prefix
         self._clock = clock
         self._wall_clock = wall_clock

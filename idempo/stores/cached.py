@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from idempo._checks import check_limit, check_store
+from idempo._checks import check_clock, check_limit, check_store
 from idempo._time import seconds
 from idempo.protocols import AsyncStore, Store
 from idempo.records import Claim, Key, Record
@@ -37,8 +37,7 @@ class _Cached:
         within = seconds(ttl, "ttl")
         if not within:
             raise ValueError("ttl must be more than 0 seconds, or no copy would ever be used")
-        if not callable(clock):
-            raise TypeError(f"clock must be a function that gives seconds, not {type(clock).__name__}")
+        check_clock(clock)
         exact: bool = getattr(store, "exact_expiry", True)
         self._copies = Copies(max_records, max_bytes, within, clock, exact=exact)
         # By assignment, not by methods: an ability is told by whether the method is there.

@@ -18,6 +18,7 @@ try:
 except ImportError as error:  # pragma: no cover  # the test environments have it
     raise ImportError('idempo.stores.memcached needs pymemcache: pip install "idempo[memcached]"') from error
 
+from idempo._checks import check_limit
 from idempo._fork import forks, new_lock
 from idempo.errors import StoreError, StoreFullError
 from idempo.stores.cas import CasStore
@@ -79,10 +80,7 @@ class MemcachedStore(CasStore):
             _check(member)
         if getattr(inner, "ignore_exc", False):
             raise ValueError("a client with ignore_exc=True takes errors for absence, and operations would run again")
-        if isinstance(largest_outcome, bool) or not isinstance(largest_outcome, int):
-            raise TypeError(f"largest_outcome must be a number of bytes, not {type(largest_outcome).__name__}")
-        if largest_outcome < 1:
-            raise ValueError(f"largest_outcome must be at least 1, not {largest_outcome}")
+        check_limit(largest_outcome, "largest_outcome")
         super().__init__(
             _Backend(client, inner), prefix=prefix, max_watched=max_watched, clock=clock, wall_clock=wall_clock
         )

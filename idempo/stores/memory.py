@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Literal
 
-from idempo._checks import check_limit
+from idempo._checks import check_clock, check_limit
 from idempo._fork import new_lock
 from idempo.codecs import PickleCodec
 from idempo.errors import StoreFullError
@@ -64,8 +64,7 @@ class MemoryStore:
         check_limit(max_records, "max_records")
         if max_bytes is not None:
             check_limit(max_bytes, "max_bytes")
-        if not callable(clock):
-            raise TypeError(f"clock must be a function that gives seconds, not {type(clock).__name__}")
+        check_clock(clock)
         if on_full not in ("evict", "refuse"):
             raise ValueError(f'on_full must be "evict" or "refuse", not {on_full!r}')
         self._max_records = max_records

@@ -6,8 +6,10 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import Any, Final
 
+from idempo._checks import check_flag, check_limit
 from idempo._time import seconds
 from idempo.records import Claim, Key, Record
 from idempo.stores._loop_thread import LoopThread
@@ -54,7 +56,7 @@ class NatsStore(AsyncCasStore):
         bucket: KeyValue,
         *,
         prefix: str = "idempo.",
-        timeout: float = 5.0,
+        timeout: float | timedelta = 5.0,
         largest_outcome: int = 1_000_000,
         max_watched: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
@@ -73,7 +75,7 @@ class NatsStore(AsyncCasStore):
         replicas: int = 1,
         connect: Mapping[str, Any] | None = None,
         prefix: str = "idempo.",
-        timeout: float = 5.0,
+        timeout: float | timedelta = 5.0,
         largest_outcome: int = 1_000_000,
         max_watched: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +97,8 @@ class NatsStore(AsyncCasStore):
             clock: See `NatsStore`.
         """
         limit = seconds(timeout, "timeout", minimum=0.001)
+        check_flag(create, "create")
+        check_limit(replicas, "replicas")
         opener = Connecting(
             servers, bucket, create=create, replicas=replicas, timeout=limit, connect=dict(connect or {})
         )
@@ -106,16 +110,13 @@ class NatsStore(AsyncCasStore):
         self,
         opener: Opener,
         prefix: str,
-        timeout: float,
+        timeout: float | timedelta,
         largest_outcome: int,
         max_watched: int,
         clock: Callable[[], float],
     ) -> None:
         limit = seconds(timeout, "timeout", minimum=0.001)
-        if isinstance(largest_outcome, bool) or not isinstance(largest_outcome, int):
-            raise TypeError(f"largest_outcome must be a number of bytes, not {type(largest_outcome).__name__}")
-        if largest_outcome < 1:
-            raise ValueError(f"largest_outcome must be at least 1, not {largest_outcome}")
+        check_limit(largest_outcome, "largest_outcome")
         self._lazy = LazyBucket(opener, limit)
         AsyncCasStore.__init__(self, self._lazy, prefix=prefix, max_watched=max_watched, clock=clock)
         if not _PREFIX.fullmatch(prefix) or len(prefix) > _LONGEST_PREFIX:
@@ -203,7 +204,7 @@ class SyncNatsStore:
         replicas: int = 1,
         connect: Mapping[str, Any] | None = None,
         prefix: str = "idempo.",
-        timeout: float = 5.0,
+        timeout: float | timedelta = 5.0,
         largest_outcome: int = 1_000_000,
         max_watched: int = 10_000,
         clock: Callable[[], float] = time.monotonic,

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from idempo._checks import check_limit
+from idempo._checks import check_clock, check_flag, check_limit
 from idempo._time import seconds
 from idempo.records import Claim, Key, Record
 from idempo.stores import _sql_table
@@ -47,6 +47,7 @@ class _Both:
         schema: str | None,
         max_connections: int,
         timeout: float | timedelta,
+        notify: bool,
         clock: Callable[[], float],
         largest_outcome: int | None,
     ) -> None:
@@ -54,10 +55,9 @@ class _Both:
         self._clock = clock
         self._server: Server | None = None
         self._table = _sql_table.records_table(table, schema)
-        if not isinstance(max_connections, int):
-            raise TypeError(f"max_connections must be a whole number, not {type(max_connections).__name__}")
-        if max_connections < 1:
-            raise ValueError(f"max_connections must be at least 1, not {max_connections}")
+        check_limit(max_connections, "max_connections")
+        check_flag(notify, "notify")
+        check_clock(clock)
         self._timeout = seconds(timeout, "timeout")
         if largest_outcome is not None:
             check_limit(largest_outcome, "largest_outcome")
@@ -129,7 +129,7 @@ class SqlAlchemyStore(_Both):
         largest_outcome: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(engine, table, schema, max_connections, timeout, clock, largest_outcome)
+        super().__init__(engine, table, schema, max_connections, timeout, notify, clock, largest_outcome)
         parts = sync_parts(engine, self.table, timeout=self._timeout, clock=clock, notify=notify)
         self._statements = parts.statements
         self._connections = Connections(
@@ -269,7 +269,7 @@ class AsyncSqlAlchemyStore(_Both):
         largest_outcome: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(engine, table, schema, max_connections, timeout, clock, largest_outcome)
+        super().__init__(engine, table, schema, max_connections, timeout, notify, clock, largest_outcome)
         # Here, and not above: greenlet, which it needs, is no need of the plain store's.
         from idempo.stores._sql_connections_async import AsyncConnections
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final, Literal, TypeVar, TypeVarTuple
 
-from idempo._checks import check_limit
+from idempo._checks import check_clock, check_limit
 from idempo._time import seconds
 from idempo.errors import IdempotencyError, StoreError
 from idempo.records import Claim, Key, Record
@@ -75,6 +75,7 @@ class SqliteStore(Records):
         busy_timeout: float | timedelta = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_clock(clock)
         super().__init__(Table(table), clock)
         self._path = _file(path)
         if synchronous not in _SYNCHRONOUS:
