@@ -134,8 +134,10 @@ def test_what_memcached_cannot_keep_so_long_is_refused(client: PooledClient, add
     for one in (client, hashed):
         store = MemcachedStore(one, prefix=prefix)
         for ttl in (20 * 365 * DAY, 100 * 365 * DAY):
-            with pytest.raises(ValueError, match="January 2038"):
+            with pytest.raises(StoreError, match="January 2038"):
                 claim(store, ttl=ttl)
+            with pytest.raises(StoreError, match="January 2038"):  # the reason reaches the caller
+                Idempotency(store, ttl=ttl).run("order-42", pytest.fail)
         assert store.get(KEY) is None
         assert claim(store, ttl=400 * DAY).acquired
         assert store.delete(KEY)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -638,3 +639,17 @@ def test_a_store_is_shown_by_its_bucket_and_prefix() -> None:
     assert repr(NatsStore.at(servers)) == "NatsStore('idempo', prefix='idempo.')"
     with SyncNatsStore(servers, "orders") as store:
         assert repr(store) == "SyncNatsStore('orders', prefix='idempo.')"
+
+
+def test_what_cannot_be_reached_is_told_with_its_address_and_the_reason() -> None:
+    """A refused port, an unknown name and a silent server are three things; a password is shown of none."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        for where, why in (
+            ("127.0.0.1:1", "connection refused"),
+            ("no-such-host.invalid:4222", "unknown host|no answer within 2 seconds"),
+            (f"127.0.0.1:{port}", "no answer within 2 seconds"),
+        ):
+            store = SyncNatsStore(f"nats://user:secret@{where}", timeout=2)
+            with store, pytest.raises(StoreError, match=f": NATS cannot be reached at {where}: ({why})$"):
+                store.get(KEY)

@@ -358,7 +358,7 @@ def test_the_hosts_of_a_url() -> None:
         ("redis://localhost/zero", "is the number of a database"),
         ("redis://localhost?prefx=a", "no option 'prefx' in its query; it has prefix, eviction"),
         ("redis://localhost?ssl_ca_certs=a", "no option 'ssl_ca_certs'"),
-        ("redis://localhost?socket_timeout=soon", "does not accept"),
+        ("redis://localhost?max_connections=soon", "does not accept"),
         ("redis+cluster://localhost/1", "a cluster has one database"),
         ("postgresql://localhost/app", "names no driver that a store is made for; there are postgresql+psycopg://"),
         ("postgresql+pg8000://localhost/app", "names no driver"),
@@ -379,7 +379,7 @@ def test_the_hosts_of_a_url() -> None:
         (f"redis://:{SECRET}@localhost:port", "the port as a number"),
         (f"redis://:{SECRET}[@localhost", "percent-encode"),
         (f"redis://user:123/{SECRET}@localhost", "is the number of a database"),
-        (f"redis://localhost?password={SECRET}&socket_timeout=soon", "does not accept this redis:// URL's query"),
+        (f"redis://localhost?password={SECRET}&max_connections=soon", "does not accept this redis:// URL's query"),
         (f"memcached://localhost?password={SECRET}", "no option 'password'"),
         (f"nats://localhost?password={SECRET}", "no option 'password'"),
         (f"sqlite://?password={SECRET}", "no option 'password'"),
@@ -532,3 +532,20 @@ assert not libraries & set(sys.modules), libraries & set(sys.modules)
 assert "idempo.stores.redis" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("make", [store_from_url, async_store_from_url])
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("redis://localhost", "socket_timeout"),
+        ("redis://localhost", "socket_connect_timeout"),
+        ("memcached://localhost", "timeout"),
+        ("memcached://localhost", "connect_timeout"),
+    ],
+)
+def test_a_time_out_that_gives_no_time_is_refused(make: Any, url: str, option: str, value: str) -> None:
+    """By name, before anything is opened."""
+    with pytest.raises(ValueError, match=f"{option} in the URL's query must be more than 0 seconds, not '{value}'"):
+        make(f"{url}?{option}={value}")

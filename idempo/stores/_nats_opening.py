@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import socket
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -110,11 +111,17 @@ class Connecting:
         from nats.aio.client import Client
 
         client: Any = Client()
+        told: list[Exception] = []
+
+        async def note(error: Exception) -> None:
+            # It is left to the calls, each of which says what failed it: nats-py would log the same again, by itself.
+            told[:] = [error]
+
         options = {
             "connect_timeout": self._timeout,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.1,
-            "error_cb": _untold,
+            "error_cb": note,
             **self._connect,
         }
         try:
@@ -126,11 +133,28 @@ class Connecting:
                 )
                 return bucket
         except FAILURES as error:
+            reached = client.is_connected
             await _close(client)
+            if isinstance(error, TimeoutError) and not reached:
+                raise self._unreached(told) from error
             raise failed(error) from error
         except BaseException:
             await _close(client)
             raise
+
+    def _unreached(self, told: list[Exception]) -> StoreError:
+        # Without what stands before a host: it may be a password.
+        where = ", ".join(server.rpartition("//")[2].rpartition("@")[2] for server in self._servers)
+        match told:
+            case [socket.gaierror()]:
+                why = "unknown host"
+            case [ConnectionRefusedError()]:
+                why = "connection refused"
+            case [OSError(strerror=str() as said)] if not isinstance(told[0], TimeoutError):
+                why = said
+            case _:
+                why = f"no answer within {self._timeout:g} seconds"
+        return StoreError(f"NATS cannot be reached at {where}: {why}")
 
     def is_over(self, bucket: KeyValue) -> bool:
         """See `Opener.is_over`: nats-py gives up after so many tries, or where the server refuses the user."""
@@ -139,10 +163,6 @@ class Connecting:
     async def close(self, bucket: KeyValue) -> None:
         """See `Opener.close`."""
         await _close(bucket._js._nc)
-
-
-async def _untold(_: Exception) -> None:
-    """Leave it to the calls, each of which says what failed it: nats-py would log the same again, by itself."""
 
 
 async def _close(client: Any) -> None:

@@ -170,6 +170,7 @@ def _redis_client(address: Address, make: Callable[..., Any], connection: Any) -
     for name in address.for_client:
         if name not in known:
             address.refuse(name)
+    address.refuse_no_time("socket_timeout", "socket_connect_timeout")
     try:
         # What the URL's query gives takes precedence.
         return make(
@@ -278,6 +279,7 @@ def _memcached(address: Address) -> Any:
         raise ValueError("memcached:// has neither path nor user name and password")
     settings: dict[str, Any] = {"connect_timeout": _PATIENCE, "timeout": _PATIENCE}
     settings |= address.numbers(_OF_MEMCACHED)
+    address.refuse_no_time("timeout", "connect_timeout")
     servers = address.hosts(11211)
     if len(servers) == 1:
         client = PooledClient(servers[0], **settings)

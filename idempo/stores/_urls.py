@@ -136,6 +136,16 @@ class Address(NamedTuple):
             given[name] = _value(name, value, known[name])
         return given
 
+    def refuse_no_time(self, *names: str) -> None:
+        """Refuse a time-out of the client's, among these, that gives the server no time.
+
+        Raises:
+            ValueError: One is no more than zero.
+        """
+        for name, value in parse_qsl(self.parts.query, keep_blank_values=True):
+            if name in names and not _value(name, value, float) > 0:
+                raise ValueError(f"{name} in the URL's query must be more than 0 seconds, not {value!r}")
+
     def only_path(self) -> None:
         """Refuse what a file cannot have: a host, or a query for a client.
 

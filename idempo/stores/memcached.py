@@ -155,7 +155,7 @@ class _Backend:
             now = int(self._ask(lambda: self._member(key).stats())[b"time"])
             if now + seconds <= _LAST_TIME:
                 return now + seconds
-        raise ValueError(f"memcached keeps nothing for {ttl} seconds: its last time is in January 2038; use less ttl")
+        raise StoreError(f"memcached keeps nothing for {ttl} seconds: its last time is in January 2038; use less ttl")
 
     def _member(self, key: str) -> Any:
         if not isinstance(self._inner, HashClient):
