@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import time
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from pkgutil import iter_modules
+from typing import Any
+
+import pytest
 
 import idempo
 from idempo import errors, stores, testing
 from idempo.policy import PolicyOptions
-from idempo.stores import cached, cas, memcached, nats, redis, sqlite
 from idempo.telling import Teller
 from tests.test_layering import HOUSE
-
-if TYPE_CHECKING:
-    import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -44,6 +46,68 @@ def test_the_picture_of_the_floors_is_the_house() -> None:
 def rows_of(page: str) -> list[str]:
     """Return what stands in code in the first column of a page's tables."""
     return re.findall(r"^\| `(\w+)`", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def stores_modules() -> list[Any]:
+    """Return the public modules of stores, whichever there are."""
+    names = [each.name for each in iter_modules(stores.__path__) if not each.name.startswith("_")]
+    assert {"memory", "sqlalchemy"} <= set(names)
+    return [import_module(f"idempo.stores.{name}") for name in names if name != "memory"]  # which idempo gives itself
+
+
+STORE_PAGES = [
+    ("memory", "idempo", "MemoryStore"),
+    ("sqlite", "idempo.stores.sqlite", "SqliteStore"),
+    ("redis", "idempo.stores.redis", "RedisStore"),
+    ("redis", "idempo.stores.redis", "AsyncRedisStore"),
+    ("sql", "idempo.stores.sqlalchemy", "SqlAlchemyStore"),
+    ("sql", "idempo.stores.sqlalchemy", "AsyncSqlAlchemyStore"),
+    ("nats", "idempo.stores.nats", "SyncNatsStore"),
+    ("memcached", "idempo.stores.memcached", "MemcachedStore"),
+    ("cas", "idempo.stores.cas", "CasStore"),
+    ("cas", "idempo.stores.cas", "AsyncCasStore"),
+    ("near-cache", "idempo.stores.cached", "CachedStore"),
+    ("near-cache", "idempo.stores.cached", "AsyncCachedStore"),
+]
+
+
+def options_of(page: str) -> dict[str, str]:
+    """Return the table of a page's section on options: each name, and what stands for its default."""
+    section = (DOCS / f"{page}.md").read_text(encoding="utf-8").partition("\n## Options\n")[2].partition("\n## ")[0]
+    found: dict[str, str] = {}
+    for names, default in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) ?\|", section, re.MULTILINE):
+        several = re.findall(r"`(\w+)`", names)
+        defaults = default.split(", ") if len(several) > 1 and default else [default] * len(several)
+        found |= dict(zip(several, defaults, strict=True))
+    return found
+
+
+def is_written(default: Any, as_what: str) -> bool:
+    """Say whether a default is what a page says: in code, or as a number with its unit."""
+    if default is None:
+        return bool(re.match(r"[a-z]|8,000,000 on MariaDB", as_what))  # in words
+    if callable(default):
+        return as_what == f"`time.{default.__name__}`" and getattr(time, default.__name__) is default
+    if isinstance(default, str | bool):
+        return as_what in (f"`{default!r}`", f'`"{default}"`')
+    return as_what in (f"{default:,}", f"{default:g} s", f"{default / 2**20:g} MiB")
+
+
+@pytest.mark.parametrize(("page", "module", "name"), STORE_PAGES)
+def test_a_stores_page_has_each_of_its_options_with_its_default(page: str, module: str, name: str) -> None:
+    """And no other; a default that is left open there is told on the page that the row names."""
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    written = options_of(page)
+    options = {each.name: each.default for each in parameters.values() if each.kind is each.KEYWORD_ONLY}
+    assert set(options) - set(written) == set()
+    assert set(written) - set(parameters) == set()
+    for option, default in options.items():
+        assert not written[option] or is_written(default, written[option]), option
+
+
+def test_every_store_has_a_page() -> None:
+    """Each module of stores stands in the list above."""
+    assert {module for _, module, _ in STORE_PAGES} == {"idempo", *(each.__name__ for each in stores_modules())}
 
 
 def test_the_page_on_policy_has_every_option() -> None:
@@ -78,7 +142,7 @@ def test_the_reference_has_every_public_name() -> None:
     documented = set(re.findall(r"^ *\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE))
     assert "idempo.errors" in documented
     public = {f"idempo.{name}" for name in idempo.__all__ if not hasattr(errors, name)}
-    for module in (stores, sqlite, cas, redis, memcached, nats, cached, testing):
+    for module in (stores, *stores_modules(), testing):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {"idempo.seals.Signed", "idempo.seals.Encrypted"}
     assert public - documented == set()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 
 import attrs
@@ -17,14 +18,13 @@ import pytest
 
 import idempo
 import idempo.errors
+import idempo.stores
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "api.md"
 WITH_ALL = (
     "idempo",
-    "idempo.stores.sqlite",
-    "idempo.stores.redis",
-    "idempo.stores.memcached",
-    "idempo.stores.nats",
+    "idempo.stores",
+    *(f"idempo.stores.{each.name}" for each in iter_modules(idempo.stores.__path__) if not each.name.startswith("_")),
     "idempo.testing",
 )
 

@@ -17,6 +17,8 @@ from idempo.records import Claim, Key, Record, State
 from idempo.stores._memory_records import OVERHEAD, Entry, Expiry, Id, new_cache
 from idempo.stores._memory_watchers import Watchers
 
+__all__ = ["MemoryStore"]
+
 _RUNNING: Final = State.RUNNING  # reading a member off its class is a call into Python until 3.12
 _SWEEP_PER_CLAIM: Final = 8
 _KEPT: Final = "kept, and nothing is evicted"
