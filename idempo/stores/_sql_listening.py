@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from idempo._fork import forks, inherited, new_lock
-from idempo.errors import IdempotencyError, StoreError
+from idempo.errors import StoreError
 from idempo.records import Key
 from idempo.stores._sql_records import Name, named
 
@@ -80,13 +80,11 @@ class Listener:
 
     Args:
         open_: Opens a connection: a `_sql_psycopg.Lane`.
-        errors: What a connection can raise.
         statements: Those that send the notifications.
     """
 
-    def __init__(self, open_: Callable[[], Any], errors: tuple[type[Exception], ...], statements: Watching) -> None:
+    def __init__(self, open_: Callable[[], Any], statements: Watching) -> None:
         self._open = open_
-        self._errors = (*errors, IdempotencyError)
         self._statements = statements
         self._lock = new_lock()
         self._closed = False
@@ -114,8 +112,12 @@ class Listener:
                 watched = self._watched[id_] = Watched(self._statements.watch_of(name), threading.Event())
                 self._undone.append((LOCK, watched.number))
             watched.wakes.append(wake)
-            self._go_on()
         try:
+            try:
+                with self._lock:
+                    self._go_on()
+            except (RuntimeError, OSError) as error:  # there can be no more threads, or sockets
+                raise not_listening(key) from error
             if not watched.ready.wait(PATIENCE) or watched.lost:
                 raise not_listening(key)
             yield
@@ -124,8 +126,9 @@ class Listener:
                 watched.wakes.remove(wake)
                 if not watched.wakes and self._watched.get(id_) is watched:
                     del self._watched[id_]
-                    self._undone.append((UNLOCK, watched.number))
-                    self._go_on()
+                    if self._thread is not None:  # else the lock has gone with the connection
+                        self._undone.append((UNLOCK, watched.number))
+                        self._go_on()
 
     def close(self) -> None:
         """End the thread, and close its connection."""
@@ -141,33 +144,47 @@ class Listener:
         if self._thread is None and not self._closed:
             self._nudge = socket.socketpair()
             self._nudge[1].setblocking(False)
-            self._thread = threading.Thread(target=self._run, name="idempo-listener", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="idempo-listener", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                self._end()
+                raise
+            self._thread = thread
         elif self._nudge is not None:
             with suppress(BlockingIOError):  # then it has been nudged often enough
                 self._nudge[1].send(b"x")
 
     def _run(self) -> None:
         again = False
-        for pause in pauses():  # pragma: no branch  # without end
-            with suppress(*self._errors):
-                self._lane = self._open()
-                try:
-                    self._serve(self._lane, again=again)
-                finally:
-                    lane, self._lane = self._lane, None
-                    lane.close()
+        try:
+            for pause in pauses():  # pragma: no branch  # without end
+                with suppress(Exception):  # whatever it is: an engine's listeners may raise what they like
+                    self._lane = self._open()
+                    try:
+                        self._serve(self._lane, again=again)
+                    finally:
+                        lane, self._lane = self._lane, None
+                        lane.close()
+                with self._lock:
+                    self._lose()
+                    if self._closed or not self._watched:
+                        self._end()
+                        return
+                again = True
+                time.sleep(pause)
+        finally:
             with self._lock:
-                # Whoever waits looks for himself as long as nobody tells him.
-                for watched in self._watched.values():
-                    watched.lost = True
-                    watched.ready.set()
-                    wake_all(watched.wakes)
-                if self._closed or not self._watched:
+                if self._thread is threading.current_thread():  # it ends as it should not; the next call has another
+                    self._lose()
                     self._end()
-                    return
-            again = True
-            time.sleep(pause)
+
+    def _lose(self) -> None:
+        """Let whoever waits look for himself as long as nobody tells him."""
+        for watched in self._watched.values():
+            watched.lost = True
+            watched.ready.set()
+            wake_all(watched.wakes)
 
     def _end(self) -> None:
         self._thread = None

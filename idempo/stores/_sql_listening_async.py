@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from idempo._fork import forks, inherited
-from idempo.errors import IdempotencyError
 from idempo.records import Key
 from idempo.stores._sql_listening import (
     IDLE,
@@ -32,11 +31,9 @@ class AsyncListener:
     def __init__(
         self,
         open_: Callable[[], Awaitable[Any]],
-        errors: tuple[type[Exception], ...],
         statements: Watching,
     ) -> None:
         self._open = open_
-        self._errors = (*errors, IdempotencyError)
         self._statements = statements
         self._closed = False
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
@@ -67,8 +64,9 @@ class AsyncListener:
             watched.wakes.remove(wake)
             if not watched.wakes and mine.watched.get(id_) is watched:
                 del mine.watched[id_]
-                mine.undone.append((UNLOCK, watched.number))
-                self._go_on(mine)
+                if mine.task is not None:  # else the lock has gone with the connection
+                    mine.undone.append((UNLOCK, watched.number))
+                    self._go_on(mine)
 
     async def close(self) -> None:
         """End the task of this loop, and close its connection."""
@@ -100,16 +98,13 @@ class AsyncListener:
         try:
             again = False
             for pause in pauses():  # pragma: no branch  # without end
-                with suppress(*self._errors, TimeoutError):
+                with suppress(Exception):  # whatever it is: see `Listener`
                     lane = await self._open()
                     try:
                         await self._serve(mine, lane, again=again)
                     finally:
                         await lane.close()
-                for watched in mine.watched.values():
-                    watched.lost = True
-                    watched.ready.set()
-                    wake_all(watched.wakes)
+                mine.lose()
                 if not mine.watched:
                     break  # pragma: no cover  # by chance: the last one left while the connection was being lost
                 again = True
@@ -117,6 +112,7 @@ class AsyncListener:
         finally:
             mine.task = None
             mine.undone.clear()
+            mine.lose()
 
     async def _serve(self, mine: _OfLoop, lane: Any, *, again: bool) -> None:
         def told(id_: str) -> None:
@@ -156,6 +152,13 @@ class _OfLoop:
         self.undone: deque[tuple[str, int]] = deque()
         self.nudge = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
+
+    def lose(self) -> None:
+        """Let whoever waits look for himself as long as nobody tells him."""
+        for watched in self.watched.values():
+            watched.lost = True
+            watched.ready.set()
+            wake_all(watched.wakes)
 
 
 async def _execute(mine: _OfLoop, lane: Any) -> None:

@@ -138,7 +138,7 @@ class SqlAlchemyStore(_Both):
         self._run = self._connections.run
         self._listener: Listener | None = None
         if parts.notifying is not None:
-            self._listener = Listener(self._connections.open, parts.errors, parts.notifying)
+            self._listener = Listener(self._connections.open, parts.notifying)
             self.watch = self._listener.watch
 
     def __enter__(self) -> SqlAlchemyStore:
@@ -281,7 +281,7 @@ class AsyncSqlAlchemyStore(_Both):
         self._run = self._connections.run
         self._listener: AsyncListener | None = None
         if parts.notifying is not None:
-            self._listener = AsyncListener(self._connections.open, parts.errors, parts.notifying)
+            self._listener = AsyncListener(self._connections.open, parts.notifying)
             self.watch = self._listener.watch
 
     async def __aenter__(self) -> AsyncSqlAlchemyStore:
