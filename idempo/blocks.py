@@ -12,6 +12,8 @@ from idempo.operation import Operation, current, running_task, still_open, ungua
 from idempo.records import Key
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from idempo.answers import Replayed
     from idempo.driver_async import AsyncDriver
     from idempo.driver_sync import SyncDriver
@@ -182,6 +184,17 @@ class OperationBlock:
         finally:
             if flight is not None and error is not None and not flight.over:
                 await self._driver.settle(flight, error)
+
+    def hand_to(self, task: Task[Any]) -> None:
+        """Let another task stand inside the ``async with`` block, and leave it; the caller is inside no more.
+
+        For whoever enters here and goes on in a task that outlives this one. To be called by the task that entered,
+        after the other was made, and before it begins.
+        """
+        if self._flight is not None:
+            self._flight.task = task
+        if current.get() is self._operation:
+            current.set(self._outer)
 
     def _begins_unguarded(self) -> bool:
         if self._used:
