@@ -15,9 +15,9 @@ from typing import Final, NoReturn
 
 from idempo.errors import InvalidKeyError
 
-_MAX_TEXT: Final = 255
-_MAX_PARTS: Final = (_MAX_TEXT - 1) // 2  # n parts need n characters, n - 1 commas and two parentheses
-_MAX_BITS: Final = 3 * _MAX_TEXT + 100  # more bits are more than 255 digits; str() of a huge int is slow or refused
+LONGEST_KEY: Final = 255
+_MAX_PARTS: Final = (LONGEST_KEY - 1) // 2  # n parts need n characters, n - 1 commas and two parentheses
+_MAX_BITS: Final = 3 * LONGEST_KEY + 100  # more bits are more than 255 digits; str() of a huge int is slow or refused
 _SPECIAL: Final = re.compile(r"[\\,()]").search
 _IN_TUPLE: Final = str.maketrans({character: "\\" + character for character in "\\,()"})
 
@@ -36,7 +36,7 @@ def key_text(value: object, what: str = "the key") -> str:
         InvalidKeyError: The value is None, empty, too long, of another type (bool and float included), or text that
             is no Unicode.
     """
-    if type(value) is str and value.isascii() and 0 < len(value) <= _MAX_TEXT and value[0] not in "(\\":
+    if type(value) is str and value.isascii() and 0 < len(value) <= LONGEST_KEY and value[0] not in "(\\":
         return value
     if isinstance(value, enum.Enum):
         return key_text(value.value, what)
@@ -50,7 +50,7 @@ def key_text(value: object, what: str = "the key") -> str:
 
 def part_text(value: object, what: str, depth: int = 1) -> str:
     """Return the text of one part of a tuple, escaped so that no part can pass for two, or for the end of its tuple."""
-    if type(value) is str and value.isascii() and 0 < len(value) <= _MAX_TEXT:
+    if type(value) is str and value.isascii() and 0 < len(value) <= LONGEST_KEY:
         return value.translate(_IN_TUPLE) if _SPECIAL(value) else value
     if isinstance(value, enum.Enum):
         return part_text(value.value, what, depth)
@@ -72,7 +72,7 @@ def _tuple_text(value: tuple[object, ...], what: str, depth: int) -> str:
 def _bytes_text(value: bytes, what: str) -> str:
     if not value:
         _refuse_empty(what)
-    if len(value) > _MAX_TEXT:
+    if len(value) > LONGEST_KEY:
         _refuse_length(what)
     return "\\x" + value.hex()
 
@@ -82,7 +82,7 @@ def _plain_text(value: object, what: str) -> str:
     if isinstance(value, str):
         if not value:
             _refuse_empty(what)
-        if len(value) > _MAX_TEXT:
+        if len(value) > LONGEST_KEY:
             _refuse_length(what)
         if not value.isascii():
             try:
@@ -112,7 +112,7 @@ def _plain_text(value: object, what: str) -> str:
 
 def checked_text(text: str, what: str) -> str:
     """Return the text of a whole key, unless it is too long."""
-    if len(text) > _MAX_TEXT:
+    if len(text) > LONGEST_KEY:
         _refuse_length(what)
     return text
 
@@ -122,7 +122,7 @@ def _refuse_empty(what: str) -> NoReturn:
 
 
 def _refuse_length(what: str) -> NoReturn:
-    raise InvalidKeyError(f"{what} is longer than {_MAX_TEXT} characters as text: give a shorter one, or its digest")
+    raise InvalidKeyError(f"{what} is longer than {LONGEST_KEY} characters as text: give a shorter one, or its digest")
 
 
 def check_namespace(namespace: str, *, allow_slash: bool = True) -> str:
@@ -138,8 +138,8 @@ def check_namespace(namespace: str, *, allow_slash: bool = True) -> str:
     """
     if not isinstance(namespace, str):
         raise TypeError(f"a namespace must be a str, not {type(namespace).__name__}")
-    if not 0 < len(namespace) <= _MAX_TEXT:
-        raise ValueError(f"a namespace must have 1 to {_MAX_TEXT} characters, not {len(namespace)}")
+    if not 0 < len(namespace) <= LONGEST_KEY:
+        raise ValueError(f"a namespace must have 1 to {LONGEST_KEY} characters, not {len(namespace)}")
     if "/" in namespace and not allow_slash:
         raise ValueError(
             f"a guard's namespace must hold no '/', which ends it where functions have theirs: {namespace!r}"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import CoroutineType
 from typing import Any, Final, TypeAlias, cast
 
-from idempo.decisions import COMPLETE_RETRY, REPLAY, Do, End, after_claim
+from idempo.decisions import COMPLETE_RETRY, REPLAY, Do, End, after_claim, agree
 from idempo.envelope import Kind
 from idempo.errors import (
     CodecError,
@@ -28,7 +28,7 @@ from idempo.fingerprint import fingerprint_version_supported
 from idempo.flights import Failure, Flight, Id, Phase, Room
 from idempo.policy import RERUN, UNKNOWN, ProbeAnswer, Resolved
 from idempo.records import Claim, EventKind, Key, Record
-from idempo.terms import Terms
+from idempo.terms import Terms, kept_near
 
 _LONGEST_RETRY_AFTER: Final = 2.0
 
@@ -47,7 +47,7 @@ class Replayed:
         self.token = token
 
 
-def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, attempt: int) -> Any:
+def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, attempt: int, _token: int = 0) -> Any:
     """Return the stored value, or raise the stored error.
 
     Raises:
@@ -65,6 +65,18 @@ def replay(terms: Terms, id_: Id, fingerprint: bytes | None, outcome: bytes, att
     if kind is Kind.ERROR:
         raise content
     raise ResultLostError(f"the operation ran, but its outcome was not kept: {content}", key=Key(*id_))
+
+
+def at_hand(terms: Terms, near: Any, id_: Id, fingerprint: bytes | None) -> Replayed | None:
+    """Return what a duplicate is given where a short cut finds a completed record of this payload, else None.
+
+    Raises:
+        BaseException: As `replay`.
+    """
+    kept = kept_near(near, id_)
+    if kept is None or not agree(fingerprint, kept[0]):
+        return None
+    return Replayed(replay(terms, id_, *kept), kept[2], kept[3])
 
 
 def coroutine_returned(fn: object, coroutine: CoroutineType[Any, Any, Any]) -> TypeError:

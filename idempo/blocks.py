@@ -111,6 +111,9 @@ class OperationBlock:
         if self._begins_unguarded():
             return self._open(BlockOperation, None)
         self._driver = driver = self._drivers.sync
+        kept = driver.at_hand(self._id, self._fingerprint)
+        if kept is not None:
+            return self._open(BlockOperation, kept)
         self._flight = flight = BlockFlight(self._id, self._fingerprint, self._drivers.terms)
         flight.task = running_task()
         try:
@@ -159,6 +162,9 @@ class OperationBlock:
 
         self._is_async = True
         self._driver = driver = self._drivers.coroutine
+        kept = driver.at_hand(self._id, self._fingerprint)
+        if kept is not None:
+            return self._open(AsyncBlockOperation, kept)
         self._flight = flight = Flight(self._id, self._fingerprint, self._drivers.terms)
         flight.task = asyncio.current_task()
         try:
@@ -205,12 +211,12 @@ class OperationBlock:
     def _open(self, make: type[_OperationT], replayed: Replayed | None) -> _OperationT:
         """Make the operation of the block that begins now."""
         flight, outer = self._flight, current.get()
-        if flight is None:
-            operation = make(Key(*self._id), outer=outer)
-        elif replayed is not None:
+        if replayed is not None:
             operation = make(
-                flight.key, attempt=replayed.attempt, token=replayed.token, fresh=False, result=replayed.value
+                Key(*self._id), attempt=replayed.attempt, token=replayed.token, fresh=False, result=replayed.value
             )
+        elif flight is None:
+            operation = make(Key(*self._id), outer=outer)
         else:
             operation = make(flight.key, flight.attempt, flight.token, flight, still_open(outer))
             operation._driver = self._driver

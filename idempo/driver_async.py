@@ -70,6 +70,9 @@ class AsyncDriver:
                 await self.settle(flight, error)
             raise
 
+    def at_hand(self, id_: Id, fingerprint: bytes | None) -> answers.Replayed | None:
+        return None if self._near is None else answers.at_hand(self._terms, self._near, id_, fingerprint)
+
     # -- entering ------------------------------------------------------------------------------------------------
 
     async def enter(self, flight: Flight) -> answers.Replayed | None:

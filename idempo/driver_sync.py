@@ -75,6 +75,9 @@ class SyncDriver:
                 raise
             raise
 
+    def at_hand(self, id_: Id, fingerprint: bytes | None) -> answers.Replayed | None:
+        return None if self._near is None else answers.at_hand(self._terms, self._near, id_, fingerprint)
+
     # -- entering ------------------------------------------------------------------------------------------------
 
     def enter(self, flight: Flight) -> answers.Replayed | None:

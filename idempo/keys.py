@@ -13,7 +13,7 @@ from inspect import Parameter
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from idempo._call_source import Blame, CallSource, CompiledCall, Path
-from idempo._key_text import check_namespace, key_text
+from idempo._key_text import LONGEST_KEY, check_namespace, key_text
 from idempo.errors import FingerprintError
 from idempo.records import Key
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALL_ARGUMENTS",
     "EVERYTHING",
+    "LONGEST_KEY",
     "CompiledCall",
     "KeySpec",
     "Marker",

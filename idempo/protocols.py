@@ -169,8 +169,8 @@ class NearStore(Protocol):
     record was deleted by others, though never when it has expired. ``get`` always tells how the record stands.
     """
 
-    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
-        """Return fingerprint, outcome and attempt of a completed record that is at hand and not expired, else None.
+    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int, int] | None:
+        """Return fingerprint, outcome, attempt and token of a completed record at hand that is not expired, else None.
 
         None says nothing about the key: the caller claims next. Marks the record as used.
         """

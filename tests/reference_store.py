@@ -156,10 +156,12 @@ class ReferenceStore:
 
     # The abilities.
 
-    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
+    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int, int] | None:
         with self.lock:
             row = self.find(Key(namespace, value))
-            return None if row is None or row.outcome is None else (row.fingerprint, row.outcome, row.attempt)
+            return (
+                None if row is None or row.outcome is None else (row.fingerprint, row.outcome, row.attempt, row.token)
+            )
 
     @contextmanager
     def watch(self, key: Key, wake: Callable[[], None]) -> Iterator[None]:

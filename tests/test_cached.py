@@ -85,7 +85,7 @@ def test_what_another_process_completed_is_kept_once_it_was_told(far: Far, clock
     assert Idempotency(by_get).lookup("k") == far._store.get(KEY)
     asked = far.count()
     for store in (by_claim, by_get):
-        assert store.near(*_id(KEY)) == (b"f", b"done", 1)
+        assert store.near(*_id(KEY)) == (b"f", b"done", 1, far._store.get(KEY).token)
         refused = claim(store, "bob")
         assert (refused.acquired, refused.took_over, refused.record) == (False, False, far._store.get(KEY))
     assert far.count() == asked
@@ -116,7 +116,7 @@ def test_only_a_completed_record_is_answered_from_near(store: CachedStore, far: 
     assert store.release(KEY, owner="bob", ttl=15.0)
     assert claim(store, "cid").record.attempt == 3
     assert store.complete(KEY, owner="cid", outcome=b"done", ttl=600.0)
-    assert store.near(*_id(KEY)) == (b"f", b"done", 3)
+    assert store.near(*_id(KEY)) == (b"f", b"done", 3, far._store.get(KEY).token)
 
 
 def test_an_outcome_that_nobody_here_claimed_for_is_not_kept(store: CachedStore, far: Far) -> None:
@@ -125,7 +125,7 @@ def test_an_outcome_that_nobody_here_claimed_for_is_not_kept(store: CachedStore,
     assert store.complete(KEY, owner="ann", outcome=b"done", ttl=600.0)
     assert near(store) is None
     claim(store, "bob")
-    assert store.near(*_id(KEY)) == (b"f", b"done", 1)
+    assert store.near(*_id(KEY)) == (b"f", b"done", 1, far._store.get(KEY).token)
     other = Key("default", "taken over elsewhere")
     claim(store, "ann", other)
     store.renew(other, owner="ann", lease=0.0, ttl=600.0)

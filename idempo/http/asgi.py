@@ -194,8 +194,8 @@ class _Run:
             await self._operation.complete(outcome)
         except NotKeptError as error:
             await self.block.__aexit__(NotKeptError, error, None)
-        except Exception:  # noqa: BLE001 (a store's bug too)
-            pass  # told by an event; it ran, and its client gets what the handler answered all the same
+        except Exception:  # noqa: BLE001, S110 (a store's bug too; an event has told it)
+            pass  # it ran, and its client gets what the handler answered all the same
 
     async def _pass_on(self, message: Message) -> None:
         if self._gone:

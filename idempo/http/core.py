@@ -17,7 +17,7 @@ from idempo.http._stored import ResponseCodec, TooLarge
 from idempo.http.header import HEADER, parse_key
 from idempo.http.problems import DOCS, Problems
 from idempo.http.requests import Request, Response
-from idempo.keys import key_text
+from idempo.keys import LONGEST_KEY, key_text
 from idempo.policy import Seconds
 
 Principal = str | int | bytes | UUID | Enum | tuple[Any, ...]
@@ -218,13 +218,13 @@ class HttpIdempotency:
         Raises:
             TypeError: ``principal`` gave what cannot name anybody.
         """
-        parts: tuple[Any, ...] = (request.host or ".", request.method, request.path or "/", key)
+        parts: tuple[Any, ...] = (request.host or ".", request.path or "/", key)
         if self._principal is not None:
             principal = self._principal(request)
             if principal is None:
                 return self.problems.unknown_principal()
             parts = (*parts, _checked_principal(principal))
-        whole = _composite(parts)
+        whole = _composite(request.method, parts)
         plain = (request.query, request.body)
         if self._payload is not None:
             try:
@@ -269,12 +269,15 @@ class HttpIdempotency:
         return self.problems.of(error)
 
 
-def _composite(parts: tuple[Any, ...]) -> Any:
+def _composite(method: str, parts: tuple[Any, ...]) -> str:
+    """Return a key that no other request has: a method is letters alone, and the text of a tuple is in parentheses."""
     try:
-        key_text(parts)
+        text = method + key_text(parts)
+        if len(text) <= LONGEST_KEY:
+            return text
     except InvalidKeyError:  # too long, or a path that is no Unicode
-        return f"sha256:{fingerprint(parts).hex()}"
-    return parts
+        pass
+    return f"sha256-{fingerprint((method, *parts)).hex()}"
 
 
 def _checked_principal(principal: object) -> Any:

@@ -51,7 +51,7 @@ def parse_key(values: list[str], *, bare: bool = True) -> str:
 
 
 def _string(field: str) -> str:
-    """Return the text of a String of Structured Fields. Its parameters, which the draft has none of, are not looked at."""
+    """Return the text of a String of Structured Fields. Its parameters are not looked at: the draft has none."""
     try:
         item: Any = http_sf.parse(field.encode("latin-1"), tltype="item")
     except (ValueError, RecursionError):  # of text that is no Latin-1, too

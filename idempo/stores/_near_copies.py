@@ -64,13 +64,13 @@ class Copies:
         """How many copies are kept, those past their time included."""
         return len(self._copies)
 
-    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
+    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int, int] | None:
         """See `NearStore.near`."""
         copy = self._find((namespace, value))
         if copy is None:
             return None
         record = copy.record
-        return record.fingerprint, record.outcome or b"", record.attempt
+        return record.fingerprint, record.outcome or b"", record.attempt, record.token
 
     def refused(self, key: Key) -> Claim | None:
         """Return what a claim of the key is answered, if there is a copy: it is taken already."""

@@ -103,7 +103,7 @@ class CachedStore(_Cached):
     def __repr__(self) -> str:
         return f"CachedStore(<{type(self._store).__name__}>)"  # a store's own may tell more
 
-    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
+    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int, int] | None:
         """See `NearStore.near`."""
         return self._copies.near(namespace, value)
 
@@ -188,7 +188,7 @@ class AsyncCachedStore(_Cached):
     def __repr__(self) -> str:
         return f"AsyncCachedStore(<{type(self._store).__name__}>)"
 
-    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
+    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int, int] | None:
         """See `NearStore.near`."""
         return self._copies.near(namespace, value)
 

@@ -99,7 +99,7 @@ class MemoryStore:
         """How many records are kept, expired ones that are not yet removed included."""
         return len(self._running) + len(self._completed) + len(self._released)
 
-    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
+    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int, int] | None:
         """See `NearStore.near`."""
         id_ = (namespace, value)
         if id_ not in self._completed:
@@ -111,7 +111,7 @@ class MemoryStore:
                 return None
         if entry.expires <= self._clock() or entry.outcome is None:
             return None
-        return entry.fingerprint, entry.outcome, entry.attempt
+        return entry.fingerprint, entry.outcome, entry.attempt, entry.token
 
     def claim(
         self,

@@ -179,11 +179,11 @@ class AbilityCases(Case):
             leave(subject, self.key(name))
             assert store.near(self.namespace, name) is None
         assert store.near(self.namespace, "absent") is None
-        self.completed(subject, self.key("kept"), outcome=b"", ttl=LONG)
+        kept = self.completed(subject, self.key("kept"), outcome=b"", ttl=LONG)
         self.completed(subject, self.key("brief"), ttl=self.unit)
         self.completed(subject, self.key("deleted"))
         self.claim(subject, self.key("kept"), "owner-b")
-        assert store.near(self.namespace, "kept") in (None, (PAYLOAD, b"", 1))
+        assert store.near(self.namespace, "kept") in (None, (PAYLOAD, b"", 1, kept.token))
         subject.delete(self.key("deleted"))
         assert store.near(self.namespace, "deleted") is None
         self.advance(2 * self.unit)

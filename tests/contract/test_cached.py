@@ -90,7 +90,8 @@ class Remembering:
             return self.cached.get(key)
         self.answers += 1
         near = self.cached.near(key.namespace, key.value)
-        assert near in (None, (refused.record.fingerprint, refused.record.outcome, refused.record.attempt))
+        known = refused.record
+        assert near in (None, (known.fingerprint, known.outcome, known.attempt, known.token))
         return refused.record
 
 

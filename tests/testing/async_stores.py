@@ -38,7 +38,7 @@ class SixMethods:
 class Able(SixMethods):
     """With every ability."""
 
-    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int] | None:
+    def near(self, namespace: str, value: str) -> tuple[bytes | None, bytes, int, int] | None:
         return self.inner.near(namespace, value)
 
     @asynccontextmanager
