@@ -71,6 +71,7 @@ class AsyncDriver:
             raise
 
     def at_hand(self, id_: Id, fingerprint: bytes | None) -> answers.Replayed | None:
+        """Return what the short cut to completed records gives a block."""
         return None if self._near is None else answers.at_hand(self._terms, self._near, id_, fingerprint)
 
     # -- entering ------------------------------------------------------------------------------------------------

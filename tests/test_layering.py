@@ -56,6 +56,11 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (7, "decorator"),
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in
     (8, "testing.* demo.*"),
+    (8, "http.header http.requests"),
+    (8.1, "http._stored http.problems"),
+    (8.2, "http.core"),
+    (8.3, "http._responding"),
+    (8.4, "http.asgi http.wsgi http"),
     (8.5, "__main__"),
 )
 
@@ -64,6 +69,7 @@ CORE = {"attrs", "attr", "cachetools"}
 OPTIONAL: dict[str, tuple[str, ...]] = {
     "cryptography": ("idempo.seals",),
     "greenlet": ("idempo.stores._opening",),
+    "http_sf": ("idempo.http.header",),
     "hypothesis": ("idempo.testing.*",),
     "nats": ("idempo.stores._nats_*",),
     "asyncmy": ("idempo.stores._sql_engines",),

@@ -8,6 +8,7 @@ from typing import Any, Final, Unpack, cast
 
 from idempo import Idempotency, IdempotencyError
 from idempo.blocks import AsyncBlockOperation, OperationBlock
+from idempo.http._responding import Collected
 from idempo.http.core import HttpIdempotency, HttpOptions, NotKeptError, UnfinishedResponseError
 from idempo.http.requests import AsgiHeaders, Request, Response
 
@@ -68,7 +69,7 @@ class IdempotencyMiddleware:
         if len(body) > self.idempotency.max_body:
             await respond(self.idempotency.problems.too_large(self.idempotency.max_body), send)
             return
-        block = self.idempotency.operation(with_body(request, body), key)
+        block = self.idempotency.operation(request.with_body(body), key)
         if isinstance(block, Response):
             await respond(block, send)
             return
@@ -112,16 +113,11 @@ class _Run:
     ) -> None:
         self.block = block
         self._app = app
-        self._rules = rules
+        self._collected = Collected(rules)
         self._operation = operation
         self._body: bytes | None = body
         self._send = send
         self._gone = False
-        self._status = 0
-        self._headers: tuple[tuple[str, str], ...] = ()
-        self._left: int | None = None  # bytes of the body that Content-Length still promises
-        self._chunks: list[bytes] = []
-        self._kept = 0
         self._settled = False
         self._over = asyncio.Event()
 
@@ -159,39 +155,25 @@ class _Run:
         """Pass a message on; before the one that ends the body, the outcome is stored."""
         kind = message["type"]
         if kind == "http.response.start":
-            self._begin(message)
+            self._collected.begin(
+                message["status"],
+                tuple(
+                    (bytes(name).decode("latin-1").lower(), bytes(value).decode("latin-1"))
+                    for name, value in message.get("headers", ())
+                ),
+            )
         elif kind == "http.response.body" and not self._settled:
-            ended = self._collect(message.get("body", b""), more=message.get("more_body", False))
-            if ended:
+            ended = self._collected.add(message.get("body", b""))
+            if ended or not message.get("more_body", False):
                 await self._settle()
         await self._pass_on(message)
         if kind == "http.response.body" and not message.get("more_body", False):
             self._over.set()
 
-    def _begin(self, message: Message) -> None:
-        self._status = message["status"]
-        self._headers = tuple(
-            (bytes(name).decode("latin-1").lower(), bytes(value).decode("latin-1"))
-            for name, value in message.get("headers", ())
-        )
-        for name, value in self._headers:
-            if name == "content-length" and value.isdecimal():
-                self._left = int(value)
-
-    def _collect(self, chunk: bytes, *, more: bool) -> bool:
-        """Note a part of the body; say whether the client can tell after it that the response has ended."""
-        self._kept += len(chunk)
-        if self._kept > self._rules.max_response:
-            self._chunks.clear()
-        elif chunk:
-            self._chunks.append(chunk)
-        return not more or (self._left is not None and self._kept >= self._left > 0)
-
     async def _settle(self) -> None:
         self._settled = True
         try:
-            outcome = self._rules.outcome(Response(self._status, self._headers, b"".join(self._chunks)), self._kept)
-            await self._operation.complete(outcome)
+            await self._operation.complete(self._collected.outcome())
         except NotKeptError as error:
             await self.block.__aexit__(NotKeptError, error, None)
         except Exception:  # noqa: BLE001, S110 (a store's bug too; an event has told it)
@@ -216,19 +198,6 @@ def request_of(scope: Scope) -> Request:
         query=scope.get("query_string", b""),
         headers=headers,
         scope=scope,
-    )
-
-
-def with_body(request: Request, body: bytes) -> Request:
-    """Return the request with its body."""
-    return Request(
-        method=request.method,
-        host=request.host,
-        path=request.path,
-        query=request.query,
-        headers=request.headers,
-        body=body,
-        scope=request.scope,
     )
 
 

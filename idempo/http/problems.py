@@ -52,6 +52,15 @@ class Problems:
         detail = "A key is honoured only for a caller who is known: authenticate, or send no Idempotency-Key."
         return self._make(400, "principal-unknown", "The caller is not known", detail)
 
+    def cut_short(self) -> Response:
+        """The body ended before Content-Length said so."""
+        return self._make(
+            400,
+            "body-cut-short",
+            "The body is cut short",
+            "The body is shorter than Content-Length. This request was not carried out.",
+        )
+
     def too_large(self, limit: int) -> Response:
         """The body is over the limit."""
         detail = f"With an Idempotency-Key the body may have at most {limit} bytes. This request was not carried out."

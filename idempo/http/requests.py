@@ -108,6 +108,18 @@ class Request:
     body: bytes = attrs.field(default=b"", repr=False)
     scope: Any = attrs.field(default=None, repr=False)
 
+    def with_body(self, body: bytes) -> Request:
+        """Return this request with its body."""
+        return Request(
+            method=self.method,
+            host=self.host,
+            path=self.path,
+            query=self.query,
+            headers=self.headers,
+            body=body,
+            scope=self.scope,
+        )
+
 
 @attrs.frozen
 class Response:
