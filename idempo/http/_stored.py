@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import attrs
 
+from idempo import JsonCodec
 from idempo.errors import CodecError
 from idempo.http.requests import Response
 
-_HEAD: Final = struct.Struct("!HH")  # the status, and how many headers there are
+_HEAD: Final = struct.Struct("!BHH")  # zero, which no JSON begins with; the status, and how many headers there are
 _LENGTH: Final = struct.Struct("!I")
 
 
@@ -22,25 +23,28 @@ class TooLarge:
 
 
 class ResponseCodec:
-    """Writes responses.
+    """Writes responses; and what a declared error of the handler carries, by `JsonCodec`.
 
-    The status and the number of headers (2 bytes each), each name and value behind its length (4 bytes), and the body.
-    Numbers are big-endian, text is Latin-1.
+    A response is a zero byte, the status and the number of headers (2 bytes each), each name and value behind its length
+    (4 bytes), and the body. Numbers are big-endian, text is Latin-1.
     """
 
     tag: Final = b"http response 1"
+
+    def __init__(self) -> None:
+        self._other = JsonCodec()
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes of a response.
 
         Raises:
-            CodecError: It is none, or one that is too large.
+            CodecError: It is one that is too large, or no response and nothing that JsonCodec keeps.
         """
         if type(value) is not Response:
             if type(value) is TooLarge:
                 raise CodecError(f"the response is larger than {value.limit} bytes (max_response)")
-            raise CodecError(f"a {type(value).__qualname__} is no Response")
-        parts = [_HEAD.pack(value.status, len(value.headers))]
+            return self._other.encode(value)
+        parts = [_HEAD.pack(0, value.status, len(value.headers))]
         for pair in value.headers:
             for text in pair:
                 encoded = text.encode("latin-1")
@@ -54,8 +58,10 @@ class ResponseCodec:
         Raises:
             CodecError: The bytes are none of a response.
         """
+        if data[:1] != b"\0":
+            return self._other.decode(data)
         try:
-            status, count = _HEAD.unpack_from(data)
+            _, status, count = _HEAD.unpack_from(data)
             at = _HEAD.size
             texts: list[str] = []
             for _ in range(2 * count):
