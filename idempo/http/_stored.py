@@ -25,8 +25,8 @@ class TooLarge:
 class ResponseCodec:
     """Writes responses; and what a declared error of the handler carries, by `JsonCodec`.
 
-    A response is a zero byte, the status and the number of headers (2 bytes each), each name and value behind its length
-    (4 bytes), and the body. Numbers are big-endian, text is Latin-1.
+    A response is a zero byte, the status and the number of headers (2 bytes each), each name and value behind its
+    length (4 bytes), and the body. Numbers are big-endian, text is Latin-1.
     """
 
     tag: Final = b"http response 1"
