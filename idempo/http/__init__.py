@@ -8,6 +8,7 @@ from __future__ import annotations
 from idempo.http.core import NEVER_STORED, REPLAY_HEADERS, HttpIdempotency, HttpOptions, NotKeptError, Principal
 from idempo.http.header import HEADER, parse_key
 from idempo.http.requests import Headers, PlainHeaders, Request, Response
+from idempo.http.routes import Route
 
 __all__ = [
     "HEADER",
@@ -21,5 +22,6 @@ __all__ = [
     "Principal",
     "Request",
     "Response",
+    "Route",
     "parse_key",
 ]

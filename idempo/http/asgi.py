@@ -75,9 +75,7 @@ class IdempotencyMiddleware:
             return
         try:
             operation = await block.__aenter__()
-        except NotKeptError as joined:  # of the request in progress, that this one waited for
-            answer = joined.response
-        except IdempotencyError as error:
+        except (NotKeptError, IdempotencyError) as error:
             answer = self.idempotency.answer(error)
         else:
             if operation.fresh:

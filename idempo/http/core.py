@@ -69,6 +69,7 @@ class HttpOptions(TypedDict, total=False):
     methods: Iterable[str]
     principal: Required[Callable[[Request], Principal | None] | None]
     required: bool
+    key: Callable[[Request], str | None] | None
     applies: Callable[[Request], bool] | None
     payload: Callable[[Request], Any] | None
     store_status: Callable[[int], bool] | None
@@ -111,6 +112,8 @@ class HttpIdempotency:
             caller for whom it gives None, and who sends a key, is answered with 400.
         methods: Of requests that are guarded.
         required: Whether a request without a key is answered with 400, instead of being passed on unguarded.
+        key: Gives the key that a request has, or None; that of its ``Idempotency-Key`` header when None. A middleware
+            asks it before the body is read.
         applies: Whether a request is guarded, asked before its body is read; every one when None.
         payload: What is fingerprinted; the query and the bytes of the body when None. For bodies whose bytes change
             when they are sent again, as multipart's boundaries do. What it gives may be None, which checks nothing.
@@ -140,6 +143,7 @@ class HttpIdempotency:
         principal: Callable[[Request], Principal | None] | None,
         methods: Iterable[str] = ("POST", "PATCH"),
         required: bool = False,
+        key: Callable[[Request], str | None] | None = None,
         applies: Callable[[Request], bool] | None = None,
         payload: Callable[[Request], Any] | None = None,
         store_status: Callable[[int], bool] | None = None,
@@ -154,6 +158,7 @@ class HttpIdempotency:
             raise TypeError(f"guard must be an Idempotency, not {type(guard).__name__}")
         for name, value in (
             ("principal", principal),
+            ("key", key),
             ("applies", applies),
             ("payload", payload),
             ("store_status", store_status),
@@ -167,6 +172,7 @@ class HttpIdempotency:
         self.max_response: Final = max_response
         self._principal = principal
         self._required = required
+        self._key = key
         self._applies = applies
         self._payload = payload
         self._store_status = stored_by_default if store_status is None else store_status
@@ -191,16 +197,28 @@ class HttpIdempotency:
         """
         if request.method not in self.methods or (self._applies is not None and not self._applies(request)):
             return None
-        values = request.headers.getall(HEADER)
-        if not values:
-            return self.problems.missing() if self._required else None
         try:
-            key = parse_key(values, bare=self._bare)
+            key = self._key_of(request)
         except InvalidKeyError as error:
             return self.problems.invalid(str(error))
+        if key is None:
+            return self.problems.missing() if self._required else None
         length = request.headers.get("content-length")
         if length is not None and length.isdecimal() and self.over(length):
             return self.problems.too_large(self.max_body)
+        return key
+
+    def _key_of(self, request: Request) -> str | None:
+        if self._key is None:
+            values = request.headers.getall(HEADER)
+            return parse_key(values, bare=self._bare) if values else None
+        key: object = self._key(request)  # a caller without a type checker can give anything
+        if key is None:
+            return None
+        if not isinstance(key, str):
+            raise TypeError(f"key must give a str or None, not {type(key).__name__}")
+        if not key:
+            raise InvalidKeyError("the key is empty")
         return key
 
     def over(self, length: str) -> bool:
@@ -257,12 +275,17 @@ class HttpIdempotency:
             headers = (*headers, ("content-length", str(len(stored.body))))
         return Response(stored.status, headers, stored.body)
 
-    def answer(self, error: IdempotencyError) -> Response:
+    def answer(self, error: IdempotencyError | NotKeptError) -> Response:
         """Return what a request is answered whose operation could not be entered.
+
+        Args:
+            error: What entering it raised; a NotKeptError is of the request in progress, which this one waited for.
 
         Raises:
             IdempotencyError: The error itself, where it is a mistake of the program.
         """
+        if isinstance(error, NotKeptError):
+            return error.response
         result = getattr(error, "result", None)  # of one that it joined: it ran, and its outcome could not be stored
         if isinstance(result, Response):
             return self.replayed(result)

@@ -71,9 +71,7 @@ class IdempotencyMiddleware:
             return respond(block, start_response)
         try:
             operation = block.__enter__()
-        except NotKeptError as joined:  # of the request in progress, that this one waited for
-            return respond(joined.response, start_response)
-        except IdempotencyError as error:
+        except (NotKeptError, IdempotencyError) as error:
             return respond(self.idempotency.answer(error), start_response)
         if operation.fresh:
             run = _Run(self.idempotency, block, operation, start_response)
