@@ -60,7 +60,8 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (8.1, "http._stored http.problems"),
     (8.2, "http.core"),
     (8.3, "http._responding"),
-    (8.4, "http.asgi http.wsgi http"),
+    (8.4, "http.asgi http.wsgi http.routes"),
+    (8.45, "http"),
     (8.5, "__main__"),
 )
 
