@@ -12,7 +12,7 @@ from idempo.operation import Operation, current, running_task, still_open, ungua
 from idempo.records import Key
 
 if TYPE_CHECKING:
-    from asyncio import Task
+    import asyncio
 
     from idempo.answers import Replayed
     from idempo.driver_async import AsyncDriver
@@ -191,7 +191,7 @@ class OperationBlock:
             if flight is not None and error is not None and not flight.over:
                 await self._driver.settle(flight, error)
 
-    def hand_to(self, task: Task[Any]) -> None:
+    def hand_to(self, task: asyncio.Task[Any]) -> None:
         """Let another task stand inside the ``async with`` block, and leave it; the caller is inside no more.
 
         For whoever enters here and goes on in a task that outlives this one. To be called by the task that entered,

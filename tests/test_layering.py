@@ -61,8 +61,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (8.2, "http.core"),
     (8.3, "http._responding"),
     (8.4, "http.asgi http.wsgi http.routes"),
-    (8.45, "http"),
-    (8.5, "__main__"),
+    (8.5, "__main__ http"),
 )
 
 # Beside the standard library. Everyone may use the core; each other library stays in the rooms that need it.

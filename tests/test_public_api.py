@@ -25,6 +25,9 @@ WITH_ALL = (
     "idempo",
     "idempo.stores",
     *(f"idempo.stores.{each.name}" for each in iter_modules(idempo.stores.__path__) if not each.name.startswith("_")),
+    "idempo.http",
+    "idempo.http.asgi",
+    "idempo.http.wsgi",
     "idempo.testing",
 )
 

@@ -21,6 +21,8 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _PIECE: Final = 64 * 1024  # bytes that are read at once
 
+__all__ = ["App", "Environ", "IdempotencyMiddleware", "StartResponse", "read_body", "request_of", "respond"]
+
 
 class IdempotencyMiddleware:
     """Answers a repeated request with the first response, by its ``Idempotency-Key``.
