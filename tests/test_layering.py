@@ -27,7 +27,7 @@ PACKAGE = Path(idempo.__file__).parent
 # Floor by floor from the ground up.
 # A fraction is a step of the stairs within a floor: it may use the steps below it.
 HOUSE: tuple[tuple[float, str], ...] = (
-    (0, "errors _time _fork _exceptions _showing _owners"),
+    (0, "errors _time _fork _exceptions _showing _owners _secrets"),
     (1, "records"),
     (1.5, "policy guarded"),
     (2, "protocols fingerprint envelope codecs seals"),
@@ -55,6 +55,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (7, "decorator"),
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in
     (8, "testing.* demo.*"),
+    (8, "tokens"),
     (8.5, "__main__"),
 )
 
@@ -64,6 +65,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "cryptography": ("idempo.seals",),
     "greenlet": ("idempo.stores._opening",),
     "hypothesis": ("idempo.testing.*",),
+    "itsdangerous": ("idempo.tokens",),
     "nats": ("idempo.stores._nats_*",),
     "asyncmy": ("idempo.stores._sql_engines",),
     "psycopg": ("idempo.stores._sql_psycopg",),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import idempo
-from idempo import errors, stores, testing
+from idempo import errors, stores, testing, tokens
 from idempo.policy import PolicyOptions
 from idempo.stores import cached, cas, memcached, nats, redis, sqlite
 from idempo.telling import Teller
@@ -78,7 +78,7 @@ def test_the_reference_has_every_public_name() -> None:
     documented = set(re.findall(r"^ *\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE))
     assert "idempo.errors" in documented
     public = {f"idempo.{name}" for name in idempo.__all__ if not hasattr(errors, name)}
-    for module in (stores, sqlite, cas, redis, memcached, nats, cached, testing):
+    for module in (stores, sqlite, cas, redis, memcached, nats, cached, testing, tokens):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {"idempo.seals.Signed", "idempo.seals.Encrypted"}
     assert public - documented == set()
