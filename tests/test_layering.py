@@ -56,7 +56,8 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in
     (8, "testing.* demo.*"),
     (8, "tokens"),
-    (8.5, "__main__"),
+    (8, "http.client"),
+    (8.5, "__main__ http"),
 )
 
 # Beside the standard library. Everyone may use the core; each other library stays in the rooms that need it.

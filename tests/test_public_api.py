@@ -27,6 +27,7 @@ WITH_ALL = (
     "idempo.stores.nats",
     "idempo.testing",
     "idempo.tokens",
+    "idempo.http.client",
 )
 
 PROBE = """
