@@ -133,7 +133,7 @@ class CodecError(IdempotencyError):
 
 
 class TokenError(IdempotencyError):
-    """A token is not redeemed: the root of what `idempo.tokens` refuses. No text of it shows the token."""
+    """A token is not redeemed: the root of what ``idempo.tokens`` refuses. No text of it shows the token."""
 
 
 class InvalidTokenError(TokenError):

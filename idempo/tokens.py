@@ -94,7 +94,7 @@ class TokenIssuer:
         clock: Gives the seconds since the epoch.
 
     Attributes:
-        guard: The guard that redeems: for its `stats`, and to end a doubt.
+        guard: The guard that redeems: for its ``stats()``, and to end a doubt.
 
     Raises:
         TypeError: An argument is of the wrong type.
