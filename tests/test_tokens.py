@@ -1,4 +1,4 @@
-"""Tokens: issued, redeemed once, for their purpose and subject, before they expire."""
+"""Tokens: issued, redeemed once, for their purpose and subject."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import importlib
 import logging
 import pickle
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -26,47 +23,22 @@ from idempo import (
     ExpiredTokenError,
     IdempotencyError,
     InDoubtError,
-    InProgressError,
     InvalidKeyError,
     InvalidTokenError,
     Key,
     MemoryStore,
     ReentrantCallError,
-    State,
     TokenError,
     UsedTokenError,
     WrongPurposeError,
     current_operation,
 )
 from idempo.stores.cas import AsyncCasStore
-from idempo.stores.sqlite import SqliteStore
-from idempo.testing import FakeClock, FlakyStore, unguarded
+from idempo.testing import FlakyStore, unguarded
 from idempo.testing.backend import AsyncDictBackend
-from idempo.tokens import TokenIssuer
-from tests.forked import in_child
+from tests.tokens_support import OTHER, PATIENCE, SECRET, each_store, issuer
 
-SECRET = "a secret of the tests, long enough"
-OTHER = "another secret, as long as the one"
-PATIENCE = 60.0
-
-
-def issuer(store: Any = None, **options: Any) -> TokenIssuer:
-    return TokenIssuer(MemoryStore() if store is None else store, **{"secrets": SECRET, "ttl": 3600, **options})
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    if request.param == "memory":
-        yield MemoryStore(on_full="refuse")
-    elif request.param == "sqlite":
-        with SqliteStore(tmp_path / "tokens.db", synchronous="NORMAL") as made:
-            yield made
-    else:
-        redis = pytest.importorskip("redis")
-        from idempo.stores.redis import RedisStore
-
-        with redis.Redis.from_url(request.getfixturevalue("redis_url")) as client:
-            yield RedisStore(client, prefix=f"tokens-{uuid.uuid4()}:")
+store = each_store
 
 
 def test_a_token_redeems_once_for_what_it_was_issued(store: Any) -> None:
@@ -312,98 +284,6 @@ def test_secrets_rotate() -> None:
         during.redeem(new, "order")
 
 
-def test_a_token_expires() -> None:
-    """Behaviour 68: at its end, and whether it was used or not."""
-    clock = FakeClock()
-    tokens = issuer(MemoryStore(clock=clock), ttl=60, clock=clock)
-    used, last, late = (tokens.issue("order") for _ in range(3))
-    tokens.redeem(used, "order")
-    clock.advance(59.9)
-    tokens.redeem(last, "order")
-    clock.advance(0.1)
-    for token in (used, last, late):
-        with pytest.raises(ExpiredTokenError):
-            tokens.redeem(token, "order")
-
-
-@given(
-    ttl=st.floats(1, 1000),
-    leeway=st.floats(0, 100),
-    first=st.floats(0, 1),
-    offsets=st.tuples(*[st.floats(0, 1)] * 3),
-    later=st.floats(0, 2),
-)
-def test_a_token_outlives_no_record_of_its_use(
-    ttl: float, leeway: float, first: float, offsets: tuple[float, float, float], later: float
-) -> None:
-    """Behaviour 68: whenever it comes again, to whichever machine, whose clocks differ by the leeway at most."""
-    true = FakeClock()
-    store = MemoryStore(clock=true)
-    clocks = [lambda offset=offset: true() + offset * leeway * 0.999 for offset in offsets]
-    issuing, one, other = (issuer(store, ttl=ttl, leeway=leeway, clock=clock) for clock in clocks)
-    token = issuing.issue("order")
-    true.advance(first * ttl)
-    try:
-        one.redeem(token, "order")
-    except ExpiredTokenError:
-        return
-    true.advance(later * (ttl + leeway))
-    with pytest.raises((UsedTokenError, ExpiredTokenError)):
-        other.redeem(token, "order")
-
-
-def test_a_token_of_a_longer_life_than_ours_is_remembered_for_its_own() -> None:
-    """Two releases with different ttls share a store for a while."""
-    clock = FakeClock()
-    store = MemoryStore(clock=clock)
-    long, short = (issuer(store, ttl=ttl, leeway=0, clock=clock) for ttl in (3600, 60))
-    token = long.issue("order")
-    short.redeem(token, "order")
-    clock.advance(3599)
-    for each in (short, long):
-        with pytest.raises(UsedTokenError):
-            each.redeem(token, "order")
-
-
-def test_a_token_from_the_future_is_invalid() -> None:
-    """Its record would be gone before it expires."""
-    clock = FakeClock()
-    ahead, here = issuer(clock=lambda: clock() + 301), issuer(clock=clock)
-    with pytest.raises(InvalidTokenError, match="clocks differ"):
-        here.redeem(ahead.issue("order"), "order")
-
-
-def test_a_token_that_expires_while_it_waits_is_not_redeemed() -> None:
-    """Its time is looked at when the turn is its own, too; then it is in nobody's hands."""
-    times = iter([0.0, 1.0, 59.0, 61.0])  # when it is issued, twice as it is read, and as its turn comes
-    tokens = issuer(ttl=60, clock=lambda: next(times))
-    first = tokens.issue("order")
-    with pytest.raises(ExpiredTokenError):
-        tokens.redeem(first, "order")
-    record = tokens.guard.lookup(tokens._claims(first)[0])
-    assert record is None or record.state is State.RELEASED
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_a_block_that_begins_too_late_does_not_begin(is_async: bool) -> None:
-    clock = FakeClock()
-    tokens = issuer(ttl=60, clock=clock)
-    block = tokens.redeeming(tokens.issue("order"), "order")
-    clock.advance(60)
-
-    async def enter() -> None:
-        async with block:
-            pytest.fail("the block must not begin")
-
-    with pytest.raises(ExpiredTokenError):
-        if is_async:
-            asyncio.run(enter())
-        else:
-            with block:
-                pytest.fail("the block must not begin")
-    assert tokens.guard.stats().released == 1
-
-
 def test_a_failed_block_leaves_the_token_unused(store: Any) -> None:
     """Behaviour 68: and one that ends does not; inside, downstream calls have keys that stay the same."""
     tokens = issuer(store)
@@ -454,161 +334,6 @@ def test_an_option_says_which_failures_leave_it_unused() -> None:
         raise TimeoutError
     with pytest.raises(InDoubtError):
         tokens.redeem(unknown, "order")
-
-
-@pytest.mark.parametrize("in_doubt", ["raise", "rerun"])
-def test_a_process_that_dies_inside_a_block_leaves_it_in_doubt(in_doubt: Any) -> None:
-    """Behaviour 68: the record as it is left behind: claimed, and its lease run out."""
-    clock = FakeClock()
-    tokens = issuer(MemoryStore(clock=clock), clock=clock, in_doubt=in_doubt)
-    token = tokens.issue("order")
-    key = Key("tokens", tokens._claims(token)[0])
-    tokens.guard.store.claim(key, owner="who died", fingerprint=None, lease=15, ttl=3600)
-    clock.advance(16)
-    if in_doubt == "raise":
-        with pytest.raises(InDoubtError):
-            tokens.redeem(token, "order")
-    else:
-        assert tokens.redeem(token, "order").purpose == "order"
-
-
-def test_a_forked_child_can_redeem_and_ends_no_block_of_its_parents(tmp_path: Path) -> None:
-    with SqliteStore(tmp_path / "tokens.db", synchronous="NORMAL") as store:
-        tokens = issuer(store, wait=0)
-        held, free = tokens.issue("order"), tokens.issue("order")
-
-        def child() -> None:
-            assert tokens.redeem(free, "order").purpose == "order"
-            with pytest.raises(ReentrantCallError):  # a copy of the block is around this
-                tokens.redeem(held, "order")
-
-        with tokens.redeeming(held, "order"):
-            in_child(child)
-        for token in (held, free):
-            with pytest.raises(UsedTokenError):
-                tokens.redeem(token, "order")
-
-
-def at_once(work: Callable[[], object], threads: int) -> list[object]:
-    """Let so many threads do this at once, and return what each got or raised."""
-    barrier, found = threading.Barrier(threads), []
-
-    def one() -> None:
-        barrier.wait(PATIENCE)
-        try:
-            found.append(work())
-        except Exception as error:
-            found.append(error)
-
-    started = [threading.Thread(target=one) for _ in range(threads)]
-    for thread in started:
-        thread.start()
-    for thread in started:
-        thread.join(PATIENCE)
-    return found
-
-
-def test_of_many_threads_one_redeems(store: Any) -> None:
-    """Behaviour 68: through one issuer, and through one of its own each."""
-    shared = issuer(store)
-    for make in (lambda: shared, lambda: issuer(store)):
-        token = make().issue("order")
-        found = at_once(lambda make=make, token=token: make().redeem(token, "order").purpose, threads=8)
-        assert found.count("order") == 1
-        assert sum(isinstance(each, UsedTokenError) for each in found) == 7
-
-
-def test_of_many_tasks_one_redeems(store: Any) -> None:
-    """Behaviour 68: by `redeem_async`, and by blocks."""
-    tokens = issuer(store)
-
-    async def by_block(token: str) -> str:
-        async with tokens.redeeming(token, "order") as redemption:
-            await asyncio.sleep(0)
-            return redemption.purpose
-
-    async def by_call(token: str) -> str:
-        return (await tokens.redeem_async(token, "order")).purpose
-
-    async def main(work: Any) -> None:
-        token = tokens.issue("order")
-        found = await asyncio.gather(*(work(token) for _ in range(30)), return_exceptions=True)
-        assert found.count("order") == 1
-        assert sum(isinstance(each, UsedTokenError) for each in found) == 29
-
-    for work in (by_block, by_call):
-        asyncio.run(main(work))
-
-
-class Held:
-    """A `redeeming` block that another thread holds open until it is told how to end."""
-
-    def __init__(self, tokens: TokenIssuer, token: str) -> None:
-        self._entered, self._end, self._error = threading.Event(), threading.Event(), None
-        self._work = (tokens, token)
-        self._thread = threading.Thread(target=self._hold)
-        self._thread.start()
-        assert self._entered.wait(PATIENCE)
-
-    def _hold(self) -> None:
-        tokens, token = self._work
-        try:
-            with tokens.redeeming(token, "order"):
-                self._entered.set()
-                assert self._end.wait(PATIENCE)
-                if self._error is not None:
-                    raise self._error
-        except ZeroDivisionError:
-            pass
-
-    def end(self, error: Exception | None = None) -> None:
-        self._error = error
-        self._end.set()
-        self._thread.join(PATIENCE)
-
-
-def test_while_a_block_is_open_others_are_refused_or_wait() -> None:
-    """Behaviour 68: with no wait InProgressError; once it failed the next may; once it ended nobody."""
-    tokens = issuer(wait=0)
-    token = tokens.issue("order")
-    held = Held(tokens, token)
-    with pytest.raises(InProgressError) as caught:
-        tokens.redeem(token, "order")
-    assert caught.value.retry_after > 0
-    held.end(ZeroDivisionError())
-    held = Held(tokens, token)
-    held.end()
-    with pytest.raises(UsedTokenError):
-        tokens.redeem(token, "order")
-
-
-@pytest.mark.parametrize("error", [None, ZeroDivisionError()], ids=["ends", "fails"])
-def test_a_second_click_waits_for_the_first(error: Exception | None) -> None:
-    """Behaviour 68: it is used where the first ends; it is told of the failure where the first fails."""
-    waited = threading.Event()
-    tokens = issuer(wait=PATIENCE)
-    token = tokens.issue("order")
-    held = Held(tokens, token)
-    found: list[object] = []
-
-    def click() -> None:
-        waited.set()
-        try:
-            found.append(tokens.redeem(token, "order"))
-        except Exception as raised:
-            found.append(raised)
-
-    second = threading.Thread(target=click)
-    second.start()
-    assert waited.wait(PATIENCE)
-    held.end(error)
-    second.join(PATIENCE)
-    if error is None:
-        assert [type(each) for each in found] == [UsedTokenError]
-    else:  # a second that was not yet waiting redeems it itself
-        assert found == [error] or getattr(found[0], "purpose", None) == "order"
-    with pytest.raises(UsedTokenError) if found[0] is not error else pytest.MonkeyPatch.context():
-        tokens.redeem(token, "order")
 
 
 def test_inside_its_own_block_a_token_is_refused_at_once() -> None:
