@@ -95,7 +95,7 @@ _pages = Sybil(
 )
 _docstrings = Sybil(
     parsers=[rest.DocTestParser(optionflags=_FLAGS), rest.PythonCodeBlockParser(), rest.SkipParser()],
-    patterns=["idempo/*.py"],
+    patterns=["idempo/*.py", "idempo/http/*.py"],
     document_types={".py": Docstrings},
 )
 pytest_collect_file = (_pages + _docstrings).pytest()

@@ -26,6 +26,7 @@ from benchmarks.servers import Servers
 from benchmarks.single_calls import async_figures, sync_figures
 from benchmarks.sqlite import sqlite_figures
 from benchmarks.throughput import throughput_figures
+from benchmarks.tokens import token_figures
 
 Part: TypeAlias = Callable[[Size, Peers, Servers], Iterable[Figure]]
 
@@ -39,6 +40,7 @@ HERE: Final[dict[str, Part]] = {
     "import": lambda size, *_: import_figures(size),
     "sqlite": lambda size, *_: sqlite_figures(size),
     "near": lambda size, *_: near_figures(size),
+    "tokens": lambda size, *_: token_figures(size),
 }
 STORES: Final[dict[str, Part]] = {
     "round-trips": lambda size, _, servers: round_trip_figures(size, servers),

@@ -29,6 +29,7 @@ from benchmarks.memory import measure
 from benchmarks.single_calls import new_orders
 from benchmarks.sqlite import OUTCOME, by_store, new_keys
 from benchmarks.sqlite import by_hand as sql_by_hand
+from benchmarks.tokens import by_itsdangerous, issue_and_redeem
 from idempo import FingerprintMismatchError, fingerprint
 
 _PEERS = list(peers().present.values())
@@ -134,6 +135,11 @@ def test_memory_of_a_record(benchmark: Any) -> None:
 def test_import(benchmark: Any, modules: str) -> None:
     _, asyncio_imported = benchmark.pedantic(import_once, args=(modules,), rounds=1)
     assert not asyncio_imported
+
+
+@pytest.mark.parametrize("side", [issue_and_redeem, by_itsdangerous])
+def test_tokens(benchmark: Any, side: Callable[[], Callable[[], object]]) -> None:
+    assert benchmark(side()) == {"cart": 42}
 
 
 @pytest.mark.parametrize("side", [by_store, sql_by_hand])

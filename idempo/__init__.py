@@ -4,12 +4,14 @@ from idempo.codecs import JsonCodec, PickleCodec
 from idempo.decorator import idempotent
 from idempo.errors import (
     CodecError,
+    ExpiredTokenError,
     FingerprintError,
     FingerprintMismatchError,
     IdempotencyError,
     InDoubtError,
     InProgressError,
     InvalidKeyError,
+    InvalidTokenError,
     LeaseLostError,
     RecordError,
     ReentrantCallError,
@@ -17,6 +19,9 @@ from idempo.errors import (
     ResultNotStoredError,
     StoreError,
     StoreFullError,
+    TokenError,
+    UsedTokenError,
+    WrongPurposeError,
 )
 from idempo.fingerprint import Fingerprinter, fingerprint
 from idempo.guard import Idempotency
@@ -39,6 +44,7 @@ __all__ = [
     "CodecError",
     "Event",
     "EventKind",
+    "ExpiredTokenError",
     "FingerprintError",
     "FingerprintMismatchError",
     "Fingerprinter",
@@ -48,6 +54,7 @@ __all__ = [
     "InDoubtError",
     "InProgressError",
     "InvalidKeyError",
+    "InvalidTokenError",
     "JsonCodec",
     "Key",
     "LeaseLostError",
@@ -68,6 +75,9 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreFullError",
+    "TokenError",
+    "UsedTokenError",
+    "WrongPurposeError",
     "current_operation",
     "fingerprint",
     "idempotent",

@@ -130,3 +130,23 @@ class RecordError(IdempotencyError):
 
 class CodecError(IdempotencyError):
     """A value cannot be encoded, or stored bytes cannot be decoded."""
+
+
+class TokenError(IdempotencyError):
+    """A token is not redeemed: the root of what ``idempo.tokens`` refuses. No text of it shows the token."""
+
+
+class InvalidTokenError(TokenError):
+    """The token is none of ours: forged, altered, cut short, missing, or of a secret that is in use no more."""
+
+
+class ExpiredTokenError(TokenError):
+    """The token is genuine, and its time is over."""
+
+
+class UsedTokenError(TokenError):
+    """The token is genuine, and was redeemed before."""
+
+
+class WrongPurposeError(TokenError):
+    """The token is genuine, and for another purpose or subject. It stays unused."""

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, Final
 
+from idempo._secrets import checked_secrets, several
 from idempo.errors import RecordError
 
 _SIGNED: Final = b"S1"
@@ -19,7 +20,6 @@ _ENCRYPTED: Final = b"E1"
 _DIGEST: Final = 32
 _NONCE: Final = 12
 _TAG: Final = 16
-_SHORTEST_SECRET: Final = 16
 _KEY_SIZES: Final = (16, 24, 32)
 
 
@@ -41,12 +41,7 @@ class Signed:
     __slots__ = ("_secrets",)
 
     def __init__(self, secrets: str | bytes | Iterable[str | bytes]) -> None:
-        self._secrets = _several(secrets, "secret")
-        if any(len(secret) < _SHORTEST_SECRET for secret in self._secrets):
-            raise ValueError(
-                f"a secret must have at least {_SHORTEST_SECRET} bytes, or it can be guessed; make one with"
-                " secrets.token_urlsafe(32)"
-            )
+        self._secrets = checked_secrets(secrets)
 
     def __repr__(self) -> str:
         return f"Signed(<{len(self._secrets)} secrets>)"
@@ -103,7 +98,7 @@ class Encrypted:
         if isinstance(keys, str):
             raise TypeError("a key must be bytes, not str: a password is no key; make one with secrets.token_bytes(32)")
         self._ciphers: list[Any] = []
-        for key in _several(keys, "key"):
+        for key in several(keys, "key"):
             if len(key) not in _KEY_SIZES:
                 raise ValueError(
                     f"a key must be 16, 24 or 32 random bytes, not {len(key)}; make one with secrets.token_bytes(32)"
@@ -137,24 +132,6 @@ class Encrypted:
             "the outcome cannot be decrypted: it was altered, moved from another key, or encrypted with a key that is"
             " not among these"
         )
-
-
-def _several(given: Any, what: str) -> list[bytes]:
-    """Return one secret or many as a list of bytes; no text of an error shows any of them."""
-    if isinstance(given, str | bytes | bytearray):
-        given = [given]
-    elif not isinstance(given, Iterable):
-        raise TypeError(f"{what}s must be one {what} or several, not {type(given).__name__}")
-    result = []
-    for one in given:
-        if what == "secret" and isinstance(one, str):
-            one = one.encode()  # noqa: PLW2901  # the same secret
-        if not isinstance(one, bytes | bytearray):
-            raise TypeError(f"a {what} must be bytes, not {type(one).__name__}")
-        result.append(bytes(one))
-    if not result:
-        raise ValueError(f"at least one {what} is needed")
-    return result
 
 
 def _signature(secret: bytes, data: bytes, context: bytes) -> bytes:

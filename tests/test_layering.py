@@ -27,7 +27,7 @@ PACKAGE = Path(idempo.__file__).parent
 # Floor by floor from the ground up.
 # A fraction is a step of the stairs within a floor: it may use the steps below it.
 HOUSE: tuple[tuple[float, str], ...] = (
-    (0, "errors _time _fork _exceptions _showing _owners"),
+    (0, "errors _time _fork _exceptions _showing _owners _secrets"),
     (1, "records"),
     (1.5, "policy guarded"),
     (2, "protocols fingerprint envelope codecs seals"),
@@ -56,7 +56,8 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (7, "decorator"),
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in
     (8, "testing.* demo.*"),
-    (8, "http.header http.requests"),
+    (8, "tokens http.client http.requests"),
+    (8.05, "http.header"),
     (8.1, "http._stored http.problems"),
     (8.2, "http.core"),
     (8.3, "http._responding"),
@@ -71,6 +72,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "greenlet": ("idempo.stores._opening",),
     "http_sf": ("idempo.http.header",),
     "hypothesis": ("idempo.testing.*",),
+    "itsdangerous": ("idempo.tokens",),
     "nats": ("idempo.stores._nats_*",),
     "asyncmy": ("idempo.stores._sql_engines",),
     "psycopg": ("idempo.stores._sql_psycopg",),

@@ -92,3 +92,19 @@ except ImportError as error:
     print(error)
 """
     assert run_without(library, program, module).endswith(f': pip install "idempo[{extra}]"\n')
+
+
+def test_http_clients_do_without_the_parser_of_servers() -> None:
+    """Whoever sends a key needs no extra; whoever takes one is told which."""
+    program = """
+from idempo import Idempotency
+from idempo.http.client import format_key
+print(format_key("k-1"))
+from idempo.http import HttpIdempotency
+try:
+    HttpIdempotency(Idempotency(), principal=None)
+except ImportError as error:
+    print(error)
+"""
+    printed = run_without("http_sf", program)
+    assert printed.splitlines() == ['"k-1"', 'idempo.http needs http-sf: pip install "idempo[http]"']

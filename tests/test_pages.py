@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import idempo
-from idempo import errors, stores, testing
+from idempo import errors, http, stores, testing, tokens
+from idempo.http import asgi, client, wsgi
 from idempo.policy import PolicyOptions
 from idempo.telling import Teller
 from tests.test_layering import HOUSE
@@ -142,7 +143,7 @@ def test_the_reference_has_every_public_name() -> None:
     documented = set(re.findall(r"^ *\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE))
     assert "idempo.errors" in documented
     public = {f"idempo.{name}" for name in idempo.__all__ if not hasattr(errors, name)}
-    for module in (stores, *stores_modules(), testing):
+    for module in (stores, *stores_modules(), testing, tokens, http, client, asgi, wsgi):
         public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {"idempo.seals.Signed", "idempo.seals.Encrypted"}
     assert public - documented == set()

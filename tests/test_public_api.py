@@ -29,6 +29,8 @@ WITH_ALL = (
     "idempo.http.asgi",
     "idempo.http.wsgi",
     "idempo.testing",
+    "idempo.tokens",
+    "idempo.http.client",
 )
 
 PROBE = """
@@ -41,7 +43,7 @@ print(*sorted(name for name in sys.modules if name.partition(".")[0] == "idempo"
 print(*sorted(name for name in {unwanted!r} if name in sys.modules))
 """
 # Imported when first needed, and expensive or meant for somebody else.
-UNWANTED = ("asyncio", "sqlite3", "decimal", "uuid", "pytest", "hypothesis", "cryptography")
+UNWANTED = ("asyncio", "sqlite3", "decimal", "uuid", "pytest", "hypothesis", "cryptography", "itsdangerous")
 
 
 def exported(module: ModuleType) -> set[str]:

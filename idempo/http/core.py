@@ -14,7 +14,7 @@ from idempo import FingerprintError, Idempotency, IdempotencyError, InvalidKeyEr
 from idempo._checks import check_limit
 from idempo.blocks import OperationBlock
 from idempo.http._stored import ResponseCodec, TooLarge
-from idempo.http.header import HEADER, parse_key
+from idempo.http.header import HEADER, check_parser, parse_key
 from idempo.http.problems import DOCS, Problems
 from idempo.http.requests import Request, Response
 from idempo.keys import LONGEST_KEY, key_text
@@ -132,6 +132,7 @@ class HttpIdempotency:
         guard: The guard that serves the requests; an operator's ``forget`` and ``resolve`` can go there.
 
     Raises:
+        ImportError: The extra ``http`` is not installed.
         TypeError: An option is of the wrong type.
         ValueError: An option is out of its range; or a header is named that is never replayed, such as Set-Cookie.
     """
@@ -154,6 +155,7 @@ class HttpIdempotency:
         bare_keys: bool = True,
         problems: str = DOCS,
     ) -> None:
+        check_parser()
         if not isinstance(guard, Idempotency):
             raise TypeError(f"guard must be an Idempotency, not {type(guard).__name__}")
         for name, value in (

@@ -10,16 +10,29 @@ import re
 from typing import Any, Final
 
 from idempo.errors import InvalidKeyError
+from idempo.http.client import HEADER
 
+http_sf: Any
 try:
     import http_sf
-except ImportError as error:  # pragma: no cover  # tests/test_http_extra.py shows it in a process of its own
-    raise ImportError('the HTTP rooms need http-sf: pip install "idempo[http]"') from error
+except ImportError:  # whoever is a client does without
+    http_sf = None
 
-HEADER: Final = "Idempotency-Key"
+__all__ = ["HEADER", "check_parser", "parse_key"]
+
 _MAX_KEY: Final = 255  # characters, as of every key
 _MAX_FIELD: Final = 4 * _MAX_KEY  # with marks, backslashes and parameters; a longer one is not looked into
 _BARE: Final = re.compile(r"[A-Za-z0-9][!#$%&'*+\-./0-9:=@A-Z^_`a-z|~]*").fullmatch
+
+
+def check_parser() -> None:
+    """Refuse to go on without what parses Structured Fields.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    if http_sf is None:
+        raise ImportError('idempo.http needs http-sf: pip install "idempo[http]"')
 
 
 def parse_key(values: list[str], *, bare: bool = True) -> str:
