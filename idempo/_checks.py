@@ -19,6 +19,7 @@ _HINTS: Final[Mapping[str, Mapping[str, str]]] = {
     "Idempotency()": {"key": _OF_GUARD, "payload": _OF_GUARD, "ignore": _OF_GUARD},
     "idempotent()": {"seal": "give it to a guard, Idempotency(store, seal=...)"},
     "guard.idempotent()": {"store": _THE_GUARDS, "seal": _THE_GUARDS},
+    "guard.options()": {"store": _THE_GUARDS, "seal": _THE_GUARDS},
     "options()": {"store": _ONES_OWN, "namespace": _ONES_OWN, "seal": _ONES_OWN},
 }
 """What is no option here, but one of somebody else: whose."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Unpack, cast, overload
 from idempo._checks import checked_observers, refuse_unknown
 from idempo.blocks import OperationBlock
 from idempo.choosing import Drivers
-from idempo.errors import FingerprintError, InvalidKeyError
+from idempo.errors import FingerprintError
 from idempo.fingerprint import PLAIN, Fingerprinter
 from idempo.flights import Id
+from idempo.guard_requests import KeyRequests
 from idempo.guarded import AsyncGuarded, Decorator, Guarded, P, R
 from idempo.keys import (
     ALL_ARGUMENTS,
@@ -24,11 +25,9 @@ from idempo.keys import (
 from idempo.operation import unguarded
 from idempo.policy import Policy, PolicyOptions
 from idempo.protocols import Codec, Observer, Seal
-from idempo.records import Key, Record, Stats
+from idempo.records import Key
 from idempo.stores.memory import MemoryStore
-from idempo.telling import Counts, total
-from idempo.terms import AnyStore, Terms
-from idempo.upkeep import Steps, ask, ask_async, forget, lookup, resolve
+from idempo.terms import AnyStore
 from idempo.wrapping import (
     call_coroutine,
     digests,
@@ -56,7 +55,7 @@ class _Unset:
 _UNSET: Final[Any] = _Unset()
 
 
-class Idempotency:
+class Idempotency(KeyRequests):
     """Guards operations on one store: immutable, and cheap to make.
 
     Args:
@@ -87,6 +86,8 @@ class Idempotency:
     1
     """
 
+    _within_another = False  # whose namespace, with a "/", begins this one's
+
     def __init__(
         self,
         store: AnyStore | None = None,
@@ -99,16 +100,16 @@ class Idempotency:
         **policy: Unpack[PolicyOptions],
     ) -> None:
         refuse_unknown(policy, "Idempotency()")
-        self.namespace: Final = check_namespace(namespace, allow_slash=False)
-        self.store: Final[AnyStore] = MemoryStore() if store is None else store
+        namespace = check_namespace(namespace, allow_slash=self._within_another)
+        if store is None:
+            store = MemoryStore()
         self.policy: Final = Policy(**policy)
         self._codec = codec
         self._seal = seal
         self._observers = checked_observers(observers)
-        self._terms = make_terms(self.store, policy=self.policy, codec=codec, seal=seal, observers=self._observers)
-        self._drivers = Drivers(self._terms)
-        self._counts: list[Counts] = [self._terms.teller.counts]
-        self._functions: dict[str, Terms] = {}  # decorated by this guard, by namespace
+        terms = make_terms(store, policy=self.policy, codec=codec, seal=seal, observers=self._observers)
+        super().__init__(store, namespace, terms)
+        self._drivers = Drivers(terms)
         self._fingerprinter = digests(fingerprinter)
         self._made: Final = True
 
@@ -265,95 +266,51 @@ class Idempotency:
                 observers=(*self._observers, *more),
             )
             self._counts.append(wrapper._terms.teller.counts)
-            self._functions[f"{self.namespace}/{name}"] = wrapper._terms
+            self._within[f"{self.namespace}/{name}"] = wrapper._terms
             return wrapper
 
         return decorate if fn is None else decorate(fn)
 
-    def lookup(self, key: Any) -> Record | None:
-        """Return the record of a key, or None.
+    def options(
+        self,
+        *,
+        namespace: str | None = None,
+        fingerprinter: Fingerprinter | None = None,
+        codec: Codec | None = None,
+        observers: Sequence[Observer] = (),
+        **policy: Unpack[PolicyOptions],
+    ) -> Idempotency:
+        """Return a guard like this one, on the same store, with these options changed. To be made once, not per call.
+
+        Its events count in the `stats` of this one too, and this one answers for its keys, as for those of a function
+        that it decorated.
 
         Args:
-            key: As for `run`. A decorated function has keys of its own: ask its wrapper.
+            namespace: What follows this guard's namespace and a "/"; the very namespace of this one when None.
+            fingerprinter: Instead of this guard's.
+            codec: Instead of this guard's.
+            observers: Called besides this guard's.
+            **policy: The options of `Policy`, instead of this guard's.
 
         Raises:
-            InvalidKeyError: The key is none, or of another namespace.
-            RecordError: The record cannot be read.
-            StoreError: The store did not answer.
-            TypeError: The store is an AsyncStore.
+            TypeError: An option is of the wrong type, or unknown.
+            ValueError: An option is out of its range.
         """
-        return ask(self.store, lookup(self._key(key)))
-
-    async def lookup_async(self, key: Any) -> Record | None:
-        """`lookup` on any store."""
-        return await ask_async(self.store, lookup(self._key(key)))
-
-    def forget(self, key: Any, *, force: bool = False) -> bool:
-        """Forget a key, so that the next call runs; say whether there was a record.
-
-        It also ends the offering of an outcome that the store has not taken yet (in this process, through this store).
-
-        Args:
-            key: As for `run`; or the `Key` that an error or an event carries, also of a function of this guard.
-            force: Forget it under a live claim too, whose call then ends with LeaseLostError.
-
-        Raises:
-            InProgressError: A live claim holds the key, and ``force`` was not given.
-            InvalidKeyError: The key is none, or of another namespace.
-            RecordError: The record cannot be read. One whose *outcome* alone cannot be read is forgotten.
-            StoreError: The store did not answer.
-            TypeError: The store is an AsyncStore.
-        """
-        return ask(self.store, forget(self.store, self._key(key), force=force))
-
-    async def forget_async(self, key: Any, *, force: bool = False) -> bool:
-        """`forget` on any store."""
-        return await ask_async(self.store, forget(self.store, self._key(key), force=force))
-
-    def resolve(self, key: Any, value: Any) -> bool:
-        """Give the outcome of a key by hand: an operator's answer to a record in doubt, or to none at all.
-
-        The record's fingerprint stays. A value that cannot be kept makes the outcome *lost*, as a function's does.
-
-        Args:
-            key: As for `run`; or the `Key` that an error or an event carries, also of a function of this guard.
-            value: What duplicates get from now on, for ``ttl``.
-
-        Returns:
-            False, and nothing was changed, where there is an outcome already.
-
-        Raises:
-            InProgressError: A live claim holds the key; or the key was claimed, or forgotten, meanwhile.
-            InvalidKeyError: The key is none, or of another namespace.
-            RecordError: The record cannot be read.
-            ResultNotStoredError: The outcome cannot be sealed; the key is left in doubt.
-            StoreError: The store failed twice. The key may be left in doubt, also one that had no record: under
-                ``in_doubt="rerun"`` the next call runs. Resolve it again.
-            StoreFullError: There is no room for a key without a record; nothing was changed.
-            TypeError: The store is an AsyncStore.
-        """
-        return ask(self.store, self._resolve(key, value))
-
-    async def resolve_async(self, key: Any, value: Any) -> bool:
-        """`resolve` on any store."""
-        return await ask_async(self.store, self._resolve(key, value))
-
-    def stats(self) -> Stats:
-        """Count the events of this guard and of the functions that it decorated."""
-        return total(self._counts)
-
-    def _key(self, key: Any) -> Key:
-        if not isinstance(key, Key):
-            return Key(self.namespace, key_text(key))
-        if key.namespace == self.namespace or key.namespace.startswith(f"{self.namespace}/"):
-            return key
-        raise InvalidKeyError(
-            f"the key is of the namespace {key.namespace!r}, and this guard's is {self.namespace!r}", key=key
+        refuse_unknown(policy, "guard.options()")
+        within = self.namespace if namespace is None else f"{self.namespace}/{check_namespace(namespace)}"
+        made = _Within(
+            self.store,
+            namespace=within,
+            fingerprinter=self._fingerprinter if fingerprinter is None else fingerprinter,
+            codec=self._codec if codec is None else codec,
+            seal=self._seal,
+            observers=(*self._observers, *checked_observers(observers)),
+            **self.policy.evolve(**policy).options(),
         )
-
-    def _resolve(self, key: Any, value: Any) -> Steps[bool]:
-        found = self._key(key)
-        return resolve(self._functions.get(found.namespace, self._terms), found, value)
+        self._counts.append(made._terms.teller.counts)
+        if namespace is not None:
+            self._within[within] = made._terms
+        return made
 
     def _fingerprint(self, id_: Id, payload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
         try:
@@ -363,3 +320,9 @@ class Idempotency:
         except FingerprintError as error:
             error.key = Key(*id_)
             raise
+
+
+class _Within(Idempotency):
+    """A guard that another one made."""
+
+    _within_another = True

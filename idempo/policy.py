@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
+from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack, cast
 
 import attrs
 
@@ -158,3 +158,7 @@ class Policy:
             ValueError: A value is out of its range.
         """
         return attrs.evolve(self, **changes) if changes else self
+
+    def options(self) -> PolicyOptions:
+        """Return the options that make an equal policy."""
+        return cast("PolicyOptions", {field.name: getattr(self, field.name) for field in attrs.fields(Policy)})

@@ -51,6 +51,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (5.1, "driver_joined driver_joined_async"),
     (5.2, "choosing"),
     (5.5, "blocks wrapping _methods"),
+    (5.8, "guard_requests"),
     (6, "guard"),
     (7, "decorator"),
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in
