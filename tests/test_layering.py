@@ -56,6 +56,7 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (7, "decorator"),
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in
     (8, "testing.* demo.*"),
+    (8, "messages messages._*"),
     (8.5, "__main__"),
 )
 

@@ -25,6 +25,7 @@ WITH_ALL = (
     "idempo.stores.redis",
     "idempo.stores.memcached",
     "idempo.stores.nats",
+    "idempo.messages",
     "idempo.testing",
 )
 
