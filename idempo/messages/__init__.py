@@ -129,7 +129,7 @@ class Deduplicator(Generic[M]):
         return work.report()
 
     @overload
-    def handler(
+    def handler(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
         self, fn: Callable[[M], Coroutine[Any, Any, R]], /
     ) -> Callable[[M], Coroutine[Any, Any, Answer[R]]]: ...
     @overload

@@ -19,13 +19,13 @@ def recipe(name: str, url: str) -> dict[str, Any]:
     found = re.search(rf"^## {name}$.*?^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None
     defined: dict[str, Any] = {"__name__": f"recipe_{name}"}
-    exec(found[1].replace("redis://localhost:6379", url), defined)
+    exec(re.sub(r"(redis|amqp)://localhost:\d+", url, found[1]), defined)
     return defined
 
 
-def test_a_celery_task_runs_once_although_delivered_twice(redis_url: str) -> None:
+def test_a_celery_task_runs_once_although_delivered_twice(rabbitmq_url: str) -> None:
     """Behaviour 64 (real): the second delivery of the task is skipped."""
-    made = recipe("Celery", redis_url)
+    made = recipe("Celery", rabbitmq_url)
     app, invoice = made["app"], made["invoice"]
     app.conf.task_default_queue = f"celery-{uuid4().hex}"
     app.conf.worker_hijack_root_logger = False
