@@ -115,5 +115,5 @@ class Report(Generic[M, R]):
 
     @property
     def delay(self) -> float:
-        """After how many seconds to have them delivered again: the longest that one which is busy asks for, or 0."""
+        """The longest delay that one which is busy asks for, in seconds; or 0."""
         return max((entry.answer.delay for entry in self.entries if isinstance(entry.answer, Busy)), default=0.0)
