@@ -46,6 +46,7 @@ ADDRESSES = (
     ("memcached://localhost:11211", "memcached_url"),
     ('("localhost", 11211)', "memcached_url"),
     ("nats://localhost:4222", "nats_url"),
+    ("amqp://localhost:5672", "rabbitmq_url"),
 )
 
 

@@ -17,6 +17,7 @@ from benchmarks.growth import growth_figures
 from benchmarks.imports import import_figures
 from benchmarks.measuring import FULL, QUICK, Figure, Size
 from benchmarks.memory import memory_figures
+from benchmarks.messages import message_figures
 from benchmarks.near import near_figures
 from benchmarks.postgresql import postgresql_figures
 from benchmarks.processes import process_figures
@@ -41,6 +42,7 @@ HERE: Final[dict[str, Part]] = {
     "sqlite": lambda size, *_: sqlite_figures(size),
     "near": lambda size, *_: near_figures(size),
     "tokens": lambda size, *_: token_figures(size),
+    "messages": lambda size, *_: message_figures(size),
 }
 STORES: Final[dict[str, Part]] = {
     "round-trips": lambda size, _, servers: round_trip_figures(size, servers),

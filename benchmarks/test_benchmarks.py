@@ -26,11 +26,13 @@ from benchmarks.growth import filled, with_floor, with_idempo
 from benchmarks.imports import import_once
 from benchmarks.measuring import Figure
 from benchmarks.memory import measure
+from benchmarks.messages import guarded as consumer
 from benchmarks.single_calls import new_orders
 from benchmarks.sqlite import OUTCOME, by_store, new_keys
 from benchmarks.sqlite import by_hand as sql_by_hand
 from benchmarks.tokens import by_itsdangerous, issue_and_redeem
 from idempo import FingerprintMismatchError, fingerprint
+from idempo.messages import Duplicate, Processed
 
 _PEERS = list(peers().present.values())
 _SYNC = [IDEMPO, IDEMPO_UNCHECKED, FLOOR, BARE_CACHE, *_PEERS]
@@ -61,6 +63,12 @@ def test_sync_fresh(benchmark: Any, contender: Contender) -> None:
         return order, {}
 
     assert benchmark.pedantic(call, setup=set_up, rounds=1_000)["status"] == "charged"
+
+
+def test_message_skipped(benchmark: Any) -> None:
+    call, (order,) = consumer(), new_orders(1)
+    assert call(*order) == Processed(_result(order[0]))
+    assert benchmark(call, *order) == Duplicate()
 
 
 @pytest.mark.parametrize("contender", _ASYNC, ids=_name)

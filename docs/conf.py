@@ -31,7 +31,7 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r".*[\[\]'\"].*"),  # pieces of a type that stands in a list of attributes
-    (r"py:(class|obj)", r"(.*[.~])?([PQRS]|ResponseT)"),  # type variables
+    (r"py:(class|obj)", r"(.*[.~])?([MPQRS]|ResponseT)"),  # type variables
     (r"py:class", r"(pymemcache|nats|sqlalchemy|sa)\..*"),  # client libraries that publish no inventory
     # What is imported for types only, and so stands in a signature by its short name.
     (r"py:class", r"(async_)?scoped_session|(Async)?Session|AsyncEngine|AsyncConnection|timedelta"),

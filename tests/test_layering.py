@@ -57,12 +57,13 @@ HOUSE: tuple[tuple[float, str], ...] = (
     (7.5, ""),  # the package itself: the door through which users, and the floor above, come in
     (8, "testing.* demo.*"),
     (8, "tokens http.client http.requests"),
-    (8.05, "http.header"),
-    (8.1, "http._stored http.problems"),
-    (8.2, "http.core"),
-    (8.3, "http._responding"),
-    (8.4, "http.asgi http.wsgi http.routes"),
-    (8.5, "__main__ http"),
+    (8, "messages messages._*"),
+    (8.1, "http.header http._stored"),
+    (8.2, "http.problems"),
+    (8.3, "http.core"),
+    (8.4, "http._responding"),
+    (8.5, "http.asgi http.wsgi http.routes"),
+    (8.6, "__main__ http"),
 )
 
 # Beside the standard library. Everyone may use the core; each other library stays in the rooms that need it.

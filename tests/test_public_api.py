@@ -28,6 +28,7 @@ WITH_ALL = (
     "idempo.http",
     "idempo.http.asgi",
     "idempo.http.wsgi",
+    "idempo.messages",
     "idempo.testing",
     "idempo.tokens",
     "idempo.http.client",

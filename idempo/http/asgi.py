@@ -21,7 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _PAST_THE_BODY: Final = frozenset({"http.response.pathsend", "http.response.trailers", "http.response.zerocopysend"})
 """Extensions by which a body, or what comes after it, would go past whoever looks at the messages."""
 
-__all__ = ["App", "IdempotencyMiddleware", "Message", "Receive", "Scope", "Send", "read_body", "request_of", "respond"]
+__all__ = ["IdempotencyMiddleware", "read_body", "request_of", "respond"]
 
 
 class IdempotencyMiddleware:

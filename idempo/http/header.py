@@ -49,6 +49,7 @@ def parse_key(values: list[str], *, bare: bool = True) -> str:
     Raises:
         InvalidKeyError: There is no header, or several, or its value is none.
 
+    >>> from idempo.http import parse_key
     >>> parse_key(['"order-42"']), parse_key(["order-42"])
     ('order-42', 'order-42')
     """

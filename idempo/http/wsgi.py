@@ -21,7 +21,7 @@ App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _PIECE: Final = 64 * 1024  # bytes that are read at once
 
-__all__ = ["App", "Environ", "IdempotencyMiddleware", "StartResponse", "read_body", "request_of", "respond"]
+__all__ = ["IdempotencyMiddleware", "read_body", "request_of", "respond"]
 
 
 class IdempotencyMiddleware:
