@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from idempo._checks import check_clock, check_limit, check_store
 from idempo._time import seconds
@@ -98,7 +99,25 @@ class CachedStore(_Cached):
         self._store = store
         purge = getattr(store, "purge", None)
         if purge is not None:
-            self.purge = lambda namespace: self._purge(purge, namespace)
+            vars(self)["purge"] = lambda namespace: self._purge(purge, namespace)
+
+    if TYPE_CHECKING:  # there only where the far store has them
+
+        def watch(self, key: Key, wake: Callable[[], None]) -> AbstractContextManager[None]:
+            """See `WatchableStore.watch`."""
+            ...
+
+        def scan(self, namespace: str) -> Iterator[tuple[Key, Record]]:
+            """See `ScannableStore.scan`."""
+            ...
+
+        def purge(self, namespace: str) -> int:
+            """See `PurgeableStore.purge`."""
+            ...
+
+        def sweep(self, limit: int = 1000) -> int:
+            """See `SweepableStore.sweep`."""
+            ...
 
     def __repr__(self) -> str:
         return f"CachedStore(<{type(self._store).__name__}>)"  # a store's own may tell more
@@ -183,7 +202,25 @@ class AsyncCachedStore(_Cached):
         self._store = store
         purge = getattr(store, "purge", None)
         if purge is not None:
-            self.purge = lambda namespace: self._purge(purge, namespace)
+            vars(self)["purge"] = lambda namespace: self._purge(purge, namespace)
+
+    if TYPE_CHECKING:  # there only where the far store has them
+
+        def watch(self, key: Key, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+            """See `WatchableStore.watch`."""
+            ...
+
+        def scan(self, namespace: str) -> AsyncIterator[tuple[Key, Record]]:
+            """See `ScannableStore.scan`."""
+            ...
+
+        async def purge(self, namespace: str) -> int:
+            """See `PurgeableStore.purge`."""
+            ...
+
+        async def sweep(self, limit: int = 1000) -> int:
+            """See `SweepableStore.sweep`."""
+            ...
 
     def __repr__(self) -> str:
         return f"AsyncCachedStore(<{type(self._store).__name__}>)"

@@ -49,7 +49,7 @@ class MemcachedContract(StoreContract):
         return MemcachedStore(client, prefix=_prefix())
 
     def reopen(self, store: MemcachedStore) -> MemcachedStore:
-        return MemcachedStore(store._backend._client, prefix=store._book._prefix)  # type: ignore[attr-defined]
+        return MemcachedStore(store._backend._client, prefix=store._book.prefix)  # type: ignore[attr-defined]
 
     def damage(self, store: MemcachedStore, key: Key, how: str) -> None:
         client, name = store._backend._client, store._book.name(key)  # type: ignore[attr-defined]

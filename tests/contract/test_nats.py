@@ -68,7 +68,7 @@ class NatsContract(AsyncStoreContract):
         run(client.close())
 
     def reopen(self, store: NatsStore) -> NatsStore:
-        return NatsStore(self.bucket, prefix=store._book._prefix)
+        return NatsStore(self.bucket, prefix=store._book.prefix)
 
     def damage(self, store: NatsStore, key: Key, how: str) -> None:
         async def damage() -> None:
@@ -104,7 +104,7 @@ class SyncNatsContract(StoreContract):
         return make(_prefix())
 
     def reopen(self, store: SyncNatsStore) -> SyncNatsStore:
-        return self.make_another(store._store._book._prefix)
+        return self.make_another(store._store._book.prefix)
 
 
 class TestSyncNatsStore(SyncNatsContract):
