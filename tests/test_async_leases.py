@@ -175,7 +175,7 @@ def test_a_bug_of_the_store_ends_no_other_renewals() -> None:
 @pytest.mark.realtime
 def test_doubt_waits_for_a_renewal_in_flight(noting: Any) -> None:
     """Behaviour 26: a renewal that came after it would let the lease live on; it waits for that and no longer."""
-    lease = 1.2
+    lease = 3.0  # a third of it until it is renewed, and most of it before a slow machine is taken for a long wait
     guard = Idempotency(noting, lease=lease, wait=0, in_doubt="raise")
     inner_renew, sent, raising, go_on = noting.inner.renew, threading.Event(), asyncio.Event(), threading.Event()
     arrived: list[float] = []
