@@ -14,6 +14,7 @@ from benchmarks.contenders import Peers, peers
 from benchmarks.crowds import crowd_figures
 from benchmarks.fingerprints import fingerprint_figures
 from benchmarks.growth import growth_figures
+from benchmarks.http import http_figures
 from benchmarks.imports import import_figures
 from benchmarks.measuring import FULL, QUICK, Figure, Size
 from benchmarks.memory import memory_figures
@@ -41,6 +42,7 @@ HERE: Final[dict[str, Part]] = {
     "import": lambda size, *_: import_figures(size),
     "sqlite": lambda size, *_: sqlite_figures(size),
     "near": lambda size, *_: near_figures(size),
+    "http": lambda size, *_: http_figures(size),
     "tokens": lambda size, *_: token_figures(size),
     "messages": lambda size, *_: message_figures(size),
 }
