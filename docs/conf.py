@@ -34,7 +34,10 @@ nitpick_ignore_regex = [
     (r"py:(class|obj)", r"(.*[.~])?([MPQRS]|ResponseT)"),  # type variables
     (r"py:class", r"(pymemcache|nats|sqlalchemy|sa)\..*"),  # client libraries that publish no inventory
     # What is imported for types only, and so stands in a signature by its short name.
-    (r"py:class", r"(async_)?scoped_session|(Async)?Session|AsyncEngine|AsyncConnection|timedelta"),
+    (
+        r"py:class",
+        r"(async_)?scoped_session|(Async)?Session|AsyncEngine|AsyncConnection|timedelta|AsyncCaller|Transaction",
+    ),
 ]
 
 autodoc_member_order = "bysource"

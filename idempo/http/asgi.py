@@ -174,10 +174,9 @@ class _Run:
         self._settled = True
         try:
             await self._operation.complete(self._collected.outcome())
-        except NotKeptError as error:
-            await self.block.__aexit__(NotKeptError, error, None)
-        except Exception:  # noqa: BLE001, S110 (a store's bug too; an event has told it)
-            pass  # it ran, and its client gets what the handler answered all the same
+        except Exception as error:  # noqa: BLE001 (a store's bug too; an event has told it)
+            # Not kept, or not stored: it ran, and its client gets what the handler answered all the same.
+            await self.block.__aexit__(type(error), error, error.__traceback__)
 
     async def _pass_on(self, message: Message) -> None:
         if self._gone:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, Generic, ParamSpec, TypeVar, Unpack, cast
 
 from idempo import Idempotency, IdempotencyError
@@ -87,19 +86,19 @@ class Route(Generic[ResponseT]):
         if not operation.fresh:
             block.__exit__(None, None, None)
             return self._respond(self.idempotency.replayed(operation.result))
-        answer: Any = None
         try:
             answer = handler(*args, **kwargs)
-            outcome = self.idempotency.outcome(self._keep(answer))
-        except NotKeptError as error:
-            block.__exit__(NotKeptError, error, None)
-            return answer
+            response = self._keep(answer)
         except BaseException as error:
             block.__exit__(type(error), error, error.__traceback__)
             raise
-        with suppress(Exception):  # told by an event: it ran, and its client gets the answer all the same
-            operation.complete(outcome)
-        block.__exit__(None, None, None)
+        try:
+            operation.complete(self.idempotency.outcome(response))
+        except Exception as error:  # noqa: BLE001 (a store's bug too; an event has told it)
+            # Not kept, or not stored: it ran, and its client gets what the handler answered all the same.
+            block.__exit__(type(error), error, error.__traceback__)
+        else:
+            block.__exit__(None, None, None)
         return answer
 
     async def _serve_async(self, handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -118,19 +117,19 @@ class Route(Generic[ResponseT]):
         if not operation.fresh:
             await block.__aexit__(None, None, None)
             return self._respond(self.idempotency.replayed(operation.result))
-        answer: Any = None
         try:
             answer = await handler(*args, **kwargs)
-            outcome = self.idempotency.outcome(self._keep(answer))
-        except NotKeptError as error:
-            await block.__aexit__(NotKeptError, error, None)
-            return answer
+            response = self._keep(answer)
         except BaseException as error:
             await block.__aexit__(type(error), error, error.__traceback__)
             raise
-        with suppress(Exception):  # told by an event: it ran, and its client gets the answer all the same
-            await operation.complete(outcome)
-        await block.__aexit__(None, None, None)
+        try:
+            await operation.complete(self.idempotency.outcome(response))
+        except Exception as error:  # noqa: BLE001 (a store's bug too; an event has told it)
+            # Not kept, or not stored: it ran, and its client gets what the handler answered all the same.
+            await block.__aexit__(type(error), error, error.__traceback__)
+        else:
+            await block.__aexit__(None, None, None)
         return answer
 
     def _asked(self, request: object) -> OperationBlock | Response | None:

@@ -169,10 +169,9 @@ class _Run:
         self._settled = True
         try:
             self._operation.complete(self._collected.outcome())
-        except NotKeptError as error:
-            self._block.__exit__(NotKeptError, error, None)
-        except Exception:  # noqa: BLE001, S110 (a store's bug too; an event has told it)
-            pass  # it ran, and its client gets what the handler answered all the same
+        except Exception as error:  # noqa: BLE001 (a store's bug too; an event has told it)
+            # Not kept, or not stored: it ran, and its client gets what the handler answered all the same.
+            self._block.__exit__(type(error), error, error.__traceback__)
         else:
             self._block.__exit__(None, None, None)
 

@@ -98,6 +98,8 @@ def test_a_connection_whose_user_was_thrown_out_is_opened_anew(servers: Servers,
 class Failing:
     """Opens nothing, and notes when it was asked to."""
 
+    name = "nowhere"
+
     def __init__(self) -> None:
         self.asked: list[float] = []
 

@@ -157,10 +157,23 @@ def test_an_exception_ends_it_by_policy(colour: str) -> None:
     assert handler().status == 409
 
 
-def test_a_response_that_cannot_be_stored_is_given_all_the_same(colour: str) -> None:
+class Broken(MemoryStore):
+    """A store with a bug."""
+
+    def complete(self, *args: Any, **options: Any) -> bool:
+        raise LookupError("a bug")
+
+
+@pytest.mark.parametrize(
+    "store", [Broken(), FlakyStore(MemoryStore(), [("complete", None, "before")])], ids=["broken", "down"]
+)
+def test_a_response_that_cannot_be_stored_is_given_all_the_same(colour: str, store: Any) -> None:
     """Behaviour 62."""
-    store = FlakyStore(MemoryStore(), [("complete", None, "before")])
-    assert Handler(colour, Idempotency(store, lease=0.2))() == Page("made tea", 201)
+    handler = Handler(colour, Idempotency(store, lease=0.2))
+    assert handler() == Page("made tea", 201)
+    assert handler.route.idempotency.guard.forget("POST(shop,/orders,k-1)", force=True)  # nobody goes on offering it
+    with pytest.raises(LookupError):
+        current_operation()
 
 
 def test_a_key_may_come_from_anywhere(colour: str) -> None:

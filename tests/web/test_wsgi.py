@@ -324,7 +324,11 @@ def test_a_store_with_a_bug_takes_nothing_from_the_client() -> None:
             raise LookupError("a bug")
 
     app = streaming(lambda: [b"done"])
-    assert ask_wsgi(guarded(app, guard=Idempotency(Broken(), lease=0.2))).body == b"done"
+    broken = guarded(app, guard=Idempotency(Broken(), lease=0.2))
+    assert ask_wsgi(broken).body == b"done"
+    assert broken.idempotency.guard.forget(KEY, force=True)  # nobody goes on offering the outcome
+    with pytest.raises(LookupError):
+        current_operation()
 
     def forgotten(environ: Any, start_response: Any) -> Any:
         assert middleware.idempotency.guard.forget(KEY, force=True)
