@@ -199,8 +199,7 @@ class OperationBlock:
         """
         if self._flight is not None:
             self._flight.task = task
-        if current.get() is self._operation:
-            current.set(self._outer)
+        current.set(self._outer)
 
     def _begins_unguarded(self) -> bool:
         if self._used:

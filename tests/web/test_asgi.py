@@ -10,6 +10,7 @@ import pytest
 
 from idempo import Idempotency, MemoryStore, State, current_operation
 from idempo.http.asgi import IdempotencyMiddleware
+from idempo.testing import unguarded
 from tests.web.support import AsgiClient, asgi_scope, ask_asgi
 
 KEY = "POST(shop.example,/orders,k-1)"
@@ -354,6 +355,20 @@ def test_the_application_may_ask_for_its_operation() -> None:
             with pytest.raises(LookupError):
                 current_operation()
         assert seen == [(KEY, 1, True), (KEY.replace("k-1", "k-2"), 1, True)]
+
+    run(test)
+
+
+def test_unguarded_requests_simply_run() -> None:
+    """In users' tests."""
+
+    async def test() -> None:
+        slow = Slow()
+        slow.go_on.set()
+        app = guarded(slow)
+        with unguarded():
+            assert [(await ask_asgi(app)).replayed for _ in "12"] == [False, False]
+        assert slow.runs == 2
 
     run(test)
 

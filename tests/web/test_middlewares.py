@@ -107,6 +107,13 @@ def test_what_is_too_long_for_a_key_is_hashed(kind: str, store: Any) -> None:
     assert not web.ask(path="/" + "x" * 2001, key=long["key"]).replayed
 
 
+@pytest.mark.parametrize("length", [230, 231, 232, 233, 234, 235, 236])
+def test_no_length_is_too_long(web: Web, length: int) -> None:
+    """Behaviour 60: about the limit of a key, on both sides of it."""
+    path = "/" + "x" * length
+    assert [web.ask(path=path).replayed for _ in "12"] == [False, True]
+
+
 def test_a_path_that_is_no_unicode_is_a_path(web: Web) -> None:
     assert not web.ask(path="/\udcff").replayed
     assert web.ask(path="/\udcff").replayed
