@@ -388,6 +388,13 @@ def test_ways_around_the_messages_are_closed() -> None:
         await guarded(app)(asgi_scope(), client.receive, client.send)
         assert [one["type"].rpartition(".")[2] for one in client.sent] == ["debug", "start", "body", "body"]
 
+        scope = asgi_scope()
+        del scope["extensions"]  # as of a server that has none
+        slow, client = Slow(), AsgiClient(b"tea")
+        slow.go_on.set()
+        await guarded(slow)(scope, client.receive, client.send)
+        assert client.answer().body == b"done"
+
     run(test)
 
 
