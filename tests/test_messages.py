@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sqlite3
 import threading
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from idempo import (
     current_operation,
 )
 from idempo.messages import Busy, Deduplicator, Duplicate, Failed, NotRun, Processed, Report
+from idempo.stores.sqlite import SqliteStore
 from idempo.testing import FakeClock, FlakyStore, unguarded
 from tests.async_support import SlowStore
 
@@ -374,3 +378,26 @@ def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception]
     made: dict[str, Any] = {"guard": Idempotency(), "consumer": "c", "id": str, **options}
     with pytest.raises(error, match=text):
         Deduplicator(made.pop("guard"), **made)
+
+
+def test_in_the_callers_transaction_effect_and_record_share_its_fate(tmp_path: Path) -> None:
+    """Behaviours 54, 64: a consumer whose effect is rows of the same database processes exactly once."""
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(path)) as connection, SqliteStore(path) as store:
+        connection.execute("CREATE TABLE invoices (id TEXT)")
+        connection.commit()
+
+        def invoice(message: Message) -> None:
+            connection.execute("INSERT INTO invoices VALUES (?)", (message["id"],))
+
+        def deliver() -> Any:
+            connection.execute("BEGIN IMMEDIATE")
+            return dedup_of(Idempotency(store.joining(connection), namespace="shop")).process(message("m-1"), invoice)
+
+        assert deliver() == Processed(None)
+        connection.rollback()  # and so nothing happened
+        assert deliver() == Processed(None)
+        connection.commit()
+        assert deliver() == Duplicate()
+        connection.commit()
+        assert connection.execute("SELECT id FROM invoices").fetchall() == [("m-1",)]
