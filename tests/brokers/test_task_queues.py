@@ -14,25 +14,26 @@ PAGE = Path(__file__).parents[2] / "docs" / "recipes-messages.md"
 PATIENCE = 60
 
 
-def recipe(name: str, url: str) -> dict[str, Any]:
-    """Run the example below a heading of the page; return what it defines."""
+def recipe(name: str, url: str, task: str = "invoice") -> dict[str, Any]:
+    """Run the example below a heading of the page, with its task under this name; return what it defines."""
     found = re.search(rf"^## {name}$.*?^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found is not None
     defined: dict[str, Any] = {"__name__": f"recipe_{name}"}
-    exec(re.sub(r"(redis|amqp)://localhost:\d+", url, found[1]), defined)
+    exec(re.sub(r"(redis|amqp)://localhost:\d+", url, found[1]).replace('name="invoice"', f'name="{task}"'), defined)
     return defined
 
 
 def test_a_celery_task_runs_once_although_delivered_twice(rabbitmq_url: str) -> None:
     """Behaviour 64 (real): the second delivery of the task is skipped."""
-    made = recipe("Celery", rabbitmq_url)
+    task = f"invoice-{uuid4().hex}"  # the page, which may have run in this process, has a task of the other name
+    made = recipe("Celery", rabbitmq_url, task)
     app, invoice = made["app"], made["invoice"]
     app.conf.task_default_queue = f"celery-{uuid4().hex}"
     app.conf.worker_hijack_root_logger = False
     for task_id in ("order-42", "order-42", "order-43"):
         invoice.apply_async((task_id,), task_id=task_id)
     with start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=PATIENCE) as worker:
-        drain(lambda: worker.state.total_count.get("invoice", 0) >= 3)
+        drain(lambda: worker.state.total_count.get(task, 0) >= 3)
     assert made["sent"] == ["order-42", "order-43"]
     assert made["dedup"].guard.stats().replayed == 1
 
