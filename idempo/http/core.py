@@ -245,13 +245,12 @@ class HttpIdempotency:
                 return self.problems.unknown_principal()
             parts = (*parts, _checked_principal(principal))
         whole = _composite(request.method, parts)
-        plain = (request.query, request.body)
         if self._payload is not None:
             try:
                 return self.guard.operation(whole, payload=self._payload(request))
             except (ValueError, FingerprintError, RecursionError):
                 pass  # a body that is not what it should be: its handler will say so, and its bytes are what it is
-        return self.guard.operation(whole, payload=plain)
+        return self.guard.operation(whole, payload=_bytes_of(request))
 
     def outcome(self, response: Response, size: int | None = None) -> Response | TooLarge:
         """Return what is kept of a response.
@@ -292,6 +291,11 @@ class HttpIdempotency:
         if isinstance(result, Response):
             return self.replayed(result)
         return self.problems.of(error)
+
+
+def _bytes_of(request: Request) -> bytes:
+    """Return query and body as bytes that no other query and body give."""
+    return b"%d:%b%b" % (len(request.query), request.query, request.body)
 
 
 def _composite(method: str, parts: tuple[Any, ...]) -> str:

@@ -22,6 +22,7 @@ __all__ = ["HEADER", "check_parser", "parse_key"]
 
 _MAX_KEY: Final = 255  # characters, as of every key
 _MAX_FIELD: Final = 4 * _MAX_KEY  # with marks, backslashes and parameters; a longer one is not looked into
+_SIMPLE: Final = re.compile(r'"([ !#-\[\]-~]{1,255})"').fullmatch  # a String without escapes, alone: nearly every key
 _BARE: Final = re.compile(r"[A-Za-z0-9][!#$%&'*+\-./0-9:=@A-Z^_`a-z|~]*").fullmatch
 
 
@@ -56,6 +57,9 @@ def parse_key(values: list[str], *, bare: bool = True) -> str:
     if len(values) != 1:
         raise InvalidKeyError(f"the header was sent {len(values)} times; send it once")
     field = values[0].strip(" \t")
+    simple = _SIMPLE(field)
+    if simple is not None:
+        return simple[1]
     if len(field) > _MAX_FIELD:
         raise InvalidKeyError(f"the key is longer than {_MAX_KEY} characters")
     key = field if bare and _BARE(field) else _string(field)

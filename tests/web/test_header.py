@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http_sf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,3 +92,18 @@ def test_any_field_is_a_key_or_refused(field: str) -> None:
         return
     assert 0 < len(key) <= 255
     assert key.isascii()
+
+
+@given(st.one_of(st.text(st.characters(max_codepoint=0xFF), max_size=20).map(lambda text: f'"{text}"'), st.text()))
+def test_a_simple_string_is_what_the_parser_says(field: str) -> None:
+    """The short way for most keys is no other grammar."""
+    try:
+        said = http_sf.parse(field.strip(" \t").encode("latin-1"), tltype="item")
+        expected = said[0] if isinstance(said, tuple) and type(said[0]) is str else ""
+    except ValueError:
+        expected = ""
+    try:
+        found = parse_key([field], bare=False)
+    except InvalidKeyError:
+        found = ""
+    assert found == expected
