@@ -96,6 +96,7 @@ class IdempotencyMiddleware:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             run.leave()
+            task.add_done_callback(_tell_failure)
             raise
 
 
@@ -185,6 +186,13 @@ class _Run:
             await self._send(message)
         except OSError:  # the client went away (ASGI 2.4): the run goes on without it
             self._gone = True
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """Hand the loop an error that nobody else hears of: `asyncio.shield` drops it once its caller is gone."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        message = "a guarded request failed after its client had gone"
+        task.get_loop().call_exception_handler({"message": message, "exception": error, "task": task})
 
 
 def request_of(scope: Scope) -> Request:

@@ -214,6 +214,35 @@ def test_a_client_that_goes_away_ends_nothing(how: str) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_fails_after_its_client_has_gone_is_told_to_the_loop(fails: bool) -> None:
+    """Nobody else would hear of it."""
+    told: list[Any] = []
+
+    async def test() -> None:
+        slow = Slow()
+
+        async def failing(scope: Any, receive: Any, send: Any) -> None:
+            await slow(scope, receive, send)
+            if fails:
+                raise LookupError
+
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        app, client = guarded(failing), AsgiClient(b"tea")
+        request = asyncio.create_task(app(asgi_scope(), client.receive, client.send))  # type: ignore[arg-type]
+        await slow.begun.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        slow.go_on.set()
+        while app._running:  # noqa: ASYNC110 (nobody tells its end)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    run(test)
+    assert [type(error) for error in told] == ([LookupError] if fails else [])
+
+
 def test_an_application_that_listens_for_its_client_does_not_hear_it_go() -> None:
     """Behaviour 62: as Starlette's streams listen; they end when the response has ended."""
 
