@@ -15,7 +15,7 @@ from idempo.protocols import AsyncStore, Store
 from idempo.records import Key, State
 from idempo.stores.cas import AsyncCasBackend, AsyncCasStore, CasBackend, CasStore
 from idempo.testing import FakeClock
-from idempo.testing.backend import DictBackend
+from idempo.testing.backend import AsyncDictBackend, DictBackend
 from idempo.testing.bridge import BlockingStore, LoopThread
 
 KEY = Key("billing", "order-42")
@@ -655,3 +655,11 @@ def test_the_dict_is_a_backend_that_forgets(server: DictBackend, clock: FakeCloc
     assert second > first
     assert server.compare_and_swap("key", b"other", second, 10) == second + 1
     assert server.delete("key") is True
+
+
+def test_they_show_their_backend_and_prefix_and_no_more() -> None:
+    """A backend's own repr may tell addresses."""
+    backend = DictBackend()
+    assert repr(CasStore(backend, prefix="shop.")) == "CasStore(<DictBackend>, prefix='shop.')"
+    shown = repr(AsyncCasStore(AsyncDictBackend(backend), prefix="shop."))
+    assert shown == "AsyncCasStore(<AsyncDictBackend>, prefix='shop.')"

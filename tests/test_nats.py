@@ -647,6 +647,7 @@ def test_what_cannot_be_reached_is_told_with_its_address_and_the_reason() -> Non
         port = silent.getsockname()[1]
         for where, why in (
             ("127.0.0.1:1", "connection refused"),
+            ("255.255.255.255:4222", "Network is unreachable"),  # TCP has no broadcasts
             ("no-such-host.invalid:4222", "unknown host|no answer within 2 seconds"),
             (f"127.0.0.1:{port}", "no answer within 2 seconds"),
         ):
