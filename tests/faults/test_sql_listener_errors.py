@@ -60,9 +60,10 @@ def fails(engine: sa.Engine, listens: Callable[[], bool], errors: list[BaseExcep
     raised = threading.Event()
 
     @sa.event.listens_for(engine, "connect")
-    def connected(*_: Any) -> None:
+    def connected(connection: Any, _: object) -> None:
         if errors and listens():
             raised.set()
+            connection.close()  # SQLAlchemy 2.0 forgets it
             raise errors.pop()
 
     return raised

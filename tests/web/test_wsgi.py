@@ -277,7 +277,7 @@ def test_a_chunked_body_over_the_limit_is_refused() -> None:
     started: list[str] = []
     middleware = guarded(lambda environ, start_response: [], max_body=100)
     middleware(environ, lambda status, headers: started.append(status))
-    assert started == ["413 Request Entity Too Large"]
+    assert [status[:3] for status in started] == ["413"]  # its phrase is Python's
     assert source.tell() <= 200
 
 
