@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_keys_that_are_gone(options: Any, hot: bool) -
     finally:
         tracemalloc.stop()
     assert len(store) <= 300
-    assert later < 1.1 * full
+    assert later < 1.5 * full  # of the 5,000, were they kept, there would be ten times as much
 
 
 def test_a_burst_of_failures_leaves_nothing_that_grows() -> None:
